@@ -16,9 +16,10 @@ from django.test import Client, override_settings
 from django.urls import Resolver404, path, resolve, reverse
 from django.utils import timezone
 
-from django_broadcaster.models import OutboxEvent, OutboxWebhookEndpoint
+from django_broadcaster.models import OutboxEvent, OutboxTaskRun, OutboxWebhookEndpoint
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.store import request_operation
+from tests.support import task_runs
 from tests.support.events import insert
 
 pytestmark = pytest.mark.django_db
@@ -93,6 +94,10 @@ def test_every_page_of_a_site_with_some_models(site: admin.AdminSite, admin_clie
         visited(admin_client, page_of(OutboxEvent, "change", event.pk))
         for move in ("retry", "cancel"):
             visited(admin_client, page_of(OutboxEvent, "move", event.pk, move))
+    if site.is_registered(OutboxTaskRun):
+        run = task_runs.record("1", "failed")
+        visited(admin_client, page_of(OutboxTaskRun, "changelist"))
+        visited(admin_client, page_of(OutboxTaskRun, "change", run.pk))
     if site.is_registered(OutboxWebhookEndpoint):
         for action in ("enable", "enable_and_retry"):
             endpoint = OutboxWebhookEndpoint.objects.create(backend="default", url="https://a.test")

@@ -330,6 +330,20 @@ def test_the_limit_includes_the_events_of_earlier_passes(handlers: list[str]) ->
         event_registry.unregister("testing.many")
 
 
+@pytest.mark.parametrize("limit", [3, 4, 5])
+def test_the_limit_is_that_of_all_backends_together(handlers: list[str], limit: int) -> None:
+    """Two backends with two events each reach a limit of 3, and not one of 4."""
+    with override_settings(OUTBOX_PUBLISHERS=TWO):
+        for number, alias in enumerate(("one", "two") * 2):
+            place(str(number), backend=alias)
+        if limit >= 4:
+            assert len(drain(limit=limit)) == 4
+            return
+        with pytest.raises(AssertionError, match=r"limit of 3 events is reached.*\n  .* '3'"):
+            drain(limit=limit)
+    assert OutboxEvent.objects.filter(status="published").count() == 3
+
+
 def test_assert_not_published() -> None:
     """It raises with the events that are there, and only for those that match."""
     assert_not_published("order.placed")

@@ -25,7 +25,7 @@ from sphinx.application import Sphinx
 
 from django_broadcaster import former
 from django_broadcaster.backends import MessageBackend
-from django_broadcaster.checks.shared import literal
+from django_broadcaster.check_messages import literal
 from django_broadcaster.conf import Setting, all_settings, setting_groups
 from django_broadcaster.consumers import Consumer
 

@@ -13,8 +13,10 @@ from inspect import signature
 from typing import Any, Final
 
 from celery import Celery, uuid  # type: ignore[import-untyped]
+from celery.backends.rpc import RPCBackend  # type: ignore[import-untyped]
 from celery.utils.saferepr import saferepr  # type: ignore[import-untyped]
 from celery.utils.time import maybe_make_aware  # type: ignore[import-untyped]
+from django.core.exceptions import ImproperlyConfigured
 
 SOURCE: Final = "/celery"
 
@@ -30,6 +32,9 @@ _OF_THE_CALLER: Final = frozenset({
 
 _IN_PLAIN: Final = frozenset({"task_id", "queue", "routing_key", "priority"})
 """Options that are not encrypted: they say where a call goes, and by what name it is found."""
+
+_CHORD_UNLOCK: Final = "celery.chord_unlock"
+"""The task that calls the body of a chord, if the result backend has no chords of its own."""
 
 
 class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
@@ -48,10 +53,15 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
         """Write a call to the outbox, with the arguments of `Celery.send_task`.
 
+        A worker's task that retries or replaces itself usually raises an error, which rolls back
+        the transaction around it. So these calls are sent to the broker at once. A retry may start
+        before the transaction of this attempt has ended.
+
         Returns:
             The result, which is pending until a worker has run the task.
 
         Raises:
+            ImproperlyConfigured: The result backend is rpc://.
             TypeError: An argument or an option can't be written as JSON.
             PublishError: The event can't be written.
         """
@@ -60,7 +70,14 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
         from django_broadcaster.publishing import publish_directly
 
         given = dict(_SIGNATURE.bind(self, *args, **kwargs).arguments)
+        if given["name"] == _CHORD_UNLOCK:
+            nesting = _nesting_of_body(given)
+            kwargs["replaced_task_nesting"] = given["replaced_task_nesting"] = nesting
         further = {**given, **given.get("options", {})}
+        parent = self.current_worker_task
+        if parent and _continues(parent.request, further):
+            return self.send_task_now(*args, **kwargs)
+        self._require_backend_of_results(further)
         options = {name: further[name] for name in further if name not in _OF_THE_CALLER}
         options["task_id"] = options.get("task_id") or uuid()
         options["reply_to"] = options.get("reply_to") or self.thread_oid
@@ -72,7 +89,6 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
         options.setdefault("kwargsrepr", saferepr(keywords, self.amqp.kwargsrepr_maxsize))
         if isinstance(expires := options.get("expires"), int | float):
             options["expires"] = self.now() + timedelta(seconds=expires)
-        parent = self.current_worker_task
         if parent:
             self._inherit(options, parent)
         call = {name: options.pop(name) for name in _IN_PLAIN & options.keys()}
@@ -84,7 +100,7 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
             backend=self.outbox,
             scheduled_at=self._moment_of(further),
             publisher_config={"call": as_json(call)},
-            # A retry, and the next task of a chain, come when the task's transaction is over.
+            # Callbacks and the next task of a chain come when the task's transaction is over.
             needs_transaction=not parent,
         )
         result = (further.get("result_cls") or self.AsyncResult)(call["task_id"])
@@ -96,6 +112,21 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
     def send_task_now(self, *args: Any, **kwargs: Any) -> Any:
         """Send a call to the broker at once, as `Celery.send_task` does."""
         return super().send_task(*args, **kwargs)
+
+    def _require_backend_of_results(self, options: dict[str, Any]) -> None:
+        """Raise ImproperlyConfigured for a result that would be lost.
+
+        With rpc://, Celery declares the queue of results over the connection that sends a call.
+        """
+        ignored = options.get("ignore_result")
+        if ignored or (ignored is None and self.conf.task_ignore_result):
+            return
+        if isinstance(self.backend, RPCBackend):
+            raise ImproperlyConfigured(
+                "result_backend: must not be 'rpc://' for an OutboxCelery, because the relay sends "
+                "its calls. Set another result backend, such as Redis or the database, or "
+                "task_ignore_result = True"
+            )
 
     def _inherit(self, options: dict[str, Any], parent: Any) -> None:
         """Set what a call inherits from the task that makes it."""
@@ -115,3 +146,19 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
             later: datetime = self.now() + timedelta(seconds=countdown)
             return later
         return None
+
+
+def _nesting_of_body(given: dict[str, Any]) -> int:
+    """Return how often the task was replaced that the body of a chord belongs to.
+
+    `celery.chord_unlock` gets this number too, since it continues a task as the body does.
+    """
+    _, body, *_ = given["args"]
+    return body.get("options", {}).get("replaced_task_nesting") or 0
+
+
+def _continues(request: Any, options: dict[str, Any]) -> bool:
+    """Return True if a call continues the running task: a retry, or what replaces the task."""
+    nesting = options.get("replaced_task_nesting") or 0
+    is_replacement = nesting > (request.get("replaced_task_nesting") or 0)
+    return is_replacement or options.get("task_id") == request.id

@@ -21,13 +21,15 @@ def presented(row: OutboxEvent) -> CloudEvent | str:
     except InvalidEvent as error:  # the row was written without the publishers API
         # The error's text may quote data that the redactor has not processed.
         return f"This row is not a valid event: {error if conf.REDACTOR is None else error.field}"
-    return event if conf.REDACTOR is None else _redacted(event)
+    return redacted(event)
 
 
-def _redacted(event: CloudEvent) -> CloudEvent | str:
-    """Return the redacted event, or if the redactor fails, the reason without any data."""
+def redacted(event: CloudEvent) -> CloudEvent | str:
+    """Return what OUTBOX_REDACTOR shows of an event; if it fails, the reason without any data."""
+    if conf.REDACTOR is None:
+        return event
     try:
-        redactor: Any = import_string(conf.REDACTOR)  # type: ignore[arg-type]  # it is set
+        redactor: Any = import_string(conf.REDACTOR)
         shown = redactor(event)
         if isinstance(shown, CloudEvent):
             shown.to_json()  # the page shows JSON, so this must not raise

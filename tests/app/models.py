@@ -89,3 +89,14 @@ class Parcel(PublishingModel):
 
     def __str__(self) -> str:
         return str(self.kilos)
+
+
+@publishes(deleted="folder.deleted", source="/tests/folders", fields=["name"])
+class Folder(PublishingModel):
+    """A model whose deletion cascades to rows of the same table."""
+
+    name = models.CharField(max_length=20)
+    parent = models.ForeignKey("self", models.CASCADE, null=True)
+
+    def __str__(self) -> str:
+        return self.name

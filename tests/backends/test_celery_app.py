@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 from celery import Celery, chain, group
 from celery._state import _task_stack
-from celery.exceptions import Retry
 from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.utils import timezone
 
@@ -185,28 +185,36 @@ def test_arguments_are_encrypted_wherever_a_call_has_them(
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)
-def test_retry_in_a_worker_needs_no_transaction(
+def test_call_in_a_worker_needs_no_transaction(
     app: OutboxCelery, broker: str, queue: str, settings: Settings
 ) -> None:
-    """With OUTBOX_REQUIRE_TRANSACTION a worker's task is retried; a call elsewhere raises."""
+    """With OUTBOX_REQUIRE_TRANSACTION a worker's task may call others; a call elsewhere raises."""
     settings.OUTBOX_REQUIRE_TRANSACTION = True
-
-    def call_again(task: Any) -> None:
-        raise task.retry(countdown=0)
-
-    again = app.task(name="shop.again", bind=True)(call_again)
-    again.push_request(id="same", args=[], kwargs={}, called_directly=False, delivery_info={})
-    _task_stack.push(again)
+    task = app.tasks["shop.add"]
+    task.push_request(id="same", args=[], kwargs={}, called_directly=False, delivery_info={})
+    _task_stack.push(task)
     try:
-        with pytest.raises(Retry):
-            again.run()
+        task.delay(1)
     finally:
         _task_stack.pop()
-        again.pop_request()
+        task.pop_request()
     publisher.process_pending_events()
-    assert [(call.id, call.headers["retries"]) for call in take(broker, queue)] == [("same", 1)]
+    (call,) = take(broker, queue)
+    assert (call.args, call.headers["parent_id"]) == ([1], "same")
     with pytest.raises(WrongTransaction):
-        again.delay()
+        task.delay(1)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_result_backend_that_would_lose_results_is_refused(app: OutboxCelery, queue: str) -> None:
+    """With rpc:// a call raises an error that names the fix, unless its result is ignored."""
+    app.conf.result_backend = "rpc://"
+    with pytest.raises(ImproperlyConfigured, match="result_backend: must not be 'rpc://'"):
+        app.tasks["shop.add"].delay(1)
+    app.tasks["shop.note"].delay()
+    app.conf.task_ignore_result = True
+    app.send_task("shop.add", (1,))
+    assert OutboxEvent.objects.count() == 2
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)

@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 from django.core.management import call_command
 
+from django_broadcaster.model_events.declarations import model_events
 from django_broadcaster.typed_events import event_types
 from tests.support.registered import only_handlers
 
@@ -68,11 +69,12 @@ class EventsModule:
 
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventsModule]:
-    """A module of events; other events, and all handlers, are put aside."""
+    """A module of events; other events, those of models, and all handlers are put aside."""
     monkeypatch.syspath_prepend(tmp_path)
     known = list(event_types)
     modules = set(sys.modules)
     forget_events()
+    monkeypatch.setattr(model_events, "_by_model", {})
     try:
         with only_handlers():
             yield EventsModule(tmp_path)

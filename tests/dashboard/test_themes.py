@@ -23,6 +23,7 @@ from django_broadcaster.models import InboxEvent, OutboxEvent, OutboxWebhookEndp
 from django_broadcaster.models.selection import EventSelection
 from django_broadcaster.states import OutboxEventStatus as S
 from django_broadcaster.store import request_operation
+from tests.support import task_runs
 from tests.support.browser import opened, serving
 from tests.support.registered import only_handlers
 from tests.typed_events import classes  # noqa: F401  # declares the events of the catalogue
@@ -49,6 +50,7 @@ BUTTONS = {
     "operation-form": "Preview",
     "confirmation": "Replay, in the background",
     "endpoint": "Enable and retry the dead letters…",
+    "task-run": "Retry now…",
     "enable": "Enable and retry the dead letters",
 }
 """The button of a page, by the page's name."""
@@ -109,6 +111,13 @@ def shop(committing: None) -> Iterator[dict[str, str]]:
         "endpoint": f"{ROOT}outboxwebhookendpoint/{endpoint.pk}/change/",
         "enable": f"{ROOT}outboxwebhookendpoint/{endpoint.pk}/enable_and_retry/",
     }
+    if django.VERSION >= (6, 0):
+        for number, status in enumerate((S.PUBLISHED, S.RETRY, S.FAILED)):
+            run = task_runs.record(f"0192f3a4-{number}", status)
+        pages |= {
+            "task-runs": f"{ROOT}outboxtaskrun/",
+            "task-run": f"{ROOT}outboxtaskrun/{run.pk}/change/",
+        }
     with only_handlers({"shop.mail.send_confirmation": print, "shop.stock.reserve": print}):
         yield pages
 

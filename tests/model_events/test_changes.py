@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from django_broadcaster.model_events import (
 )
 from django_broadcaster.models import OutboxEvent
 from django_broadcaster.typed_events import from_cloud_event
-from tests.app.models import Customer, Item, ItemProxy, Parcel, ParcelPacked, SpecialItem
+from tests.app.models import Customer, Folder, Item, ItemProxy, Parcel, ParcelPacked, SpecialItem
 from tests.publishers.statements import statements
 from tests.support.databases import ANY
 from tests.support.routing import OneDatabase
@@ -213,7 +214,7 @@ def test_an_update_publishes_only_rows_that_change(outbox: str) -> None:
     items = Item.objects.bulk_create([Item(status=status) for status in ("new", "paid", "new")])
     clear()
     assert Item.objects.exclude(status="sent").order_by("-pk").update(status="paid") == 3
-    assert [each.data["id"] for each in published()] == [items[2].pk, items[0].pk]
+    assert [each.data["id"] for each in published()] == [items[0].pk, items[2].pk]
 
 
 def test_an_update_evaluates_its_conditions_once(outbox: str) -> None:
@@ -269,6 +270,7 @@ def test_bulk_operations_take_a_statement_per_chunk(outbox: str) -> None:
     assert {each.event_type for each in events} == {"item.deleted"}
     assert events[0].data["status"] == "paid"
     assert len(events) == 600
+    assert len([each for each in run if each.startswith("SELECT")]) < 30
     if connections[outbox].vendor != "sqlite":  # a statement per row there
         assert len([each for each in run if "INSERT INTO" in each and "outbox" in each]) == 4
 
@@ -303,6 +305,32 @@ def test_deletions_publish_the_last_values_of_the_row(
     assert event.event_type == "item.deleted"
     assert event.data == {"id": pk, "customer": customer.pk, "status": "new", "price": "0.00"}
     assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda root: root.delete(),
+        lambda root: Folder.objects.filter(pk=root.pk).delete(),
+        lambda root: Folder.objects.filter(parent=None).delete(),
+        lambda root: Folder.objects.exclude(name="child").delete(),
+        lambda root: Folder.objects.all().delete(),
+    ],
+)
+def test_cascades_to_rows_of_the_same_model_are_published(
+    outbox: str, delete: Callable[[Folder], object]
+) -> None:
+    """Once each, whether the queryset has them or the cascade finds them."""
+    root = Folder.objects.create(name="root")
+    child = Folder.objects.create(name="child", parent=root)
+    Folder.objects.create(name="grandchild", parent=child)
+    delete(root)
+    assert Counter(each.data["name"] for each in published()) == {
+        "root": 1,
+        "child": 1,
+        "grandchild": 1,
+    }
+    assert not Folder.objects.exists()
 
 
 def test_changes_of_async_code_are_published(outbox: str) -> None:

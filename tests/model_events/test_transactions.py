@@ -20,10 +20,11 @@ from django_broadcaster.model_events import (
     PublishingManager,
     model_events,
     publishes,
+    rows,
     suppressed,
 )
 from django_broadcaster.model_events.publication import is_suppressed
-from tests.app.models import Customer, Item, Parcel, SpecialItem
+from tests.app.models import Customer, Folder, Item, Parcel, SpecialItem
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
 from tests.support.databases import ANY, SERVERS
@@ -209,7 +210,37 @@ def test_a_deletion_is_published_after_the_changes_before_it(
             wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
             Item.objects.update(status="paid")
         done.result(20)
-    assert [each.event_type for each in published()] == ["item.updated", "item.deleted"]
+    found = [(each.event_type, each.data["status"]) for each in published()]
+    assert found == [("item.updated", "paid"), ("item.deleted", "paid")]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda item: item.delete(),
+        lambda item: Item.objects.all().delete(),
+        lambda item: models.QuerySet(Item).delete(),
+        lambda item: item.customer.delete(),
+    ],
+)
+def test_rows_that_two_transactions_delete_are_published_once(
+    outbox: str, delete: Callable[[Item], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later one finds no row; an old snapshot, which MariaDB has at this level, is not read."""
+    connection = connections[outbox]
+    if connection.vendor == "mysql":
+        options = connection.settings_dict["OPTIONS"]
+        monkeypatch.setitem(options, "isolation_level", "repeatable read")
+    item = Item.objects.create(customer=Customer.objects.create(name="Ada"))
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.all().delete()
+            done = start(lambda: delete(item))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the second deletion waits")
+        done.result(20)
+    assert [each.event_type for each in published()] == ["item.deleted"]
 
 
 def _pay(item: Item) -> None:
@@ -242,6 +273,49 @@ def test_an_update_leaves_out_rows_that_meet_its_conditions_later(outbox: str) -
             Item.objects.create(status="new")
         assert done.result(20) == 1
     assert [each.status for each in Item.objects.order_by("pk")] == ["paid", "new"]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_a_deletion_evaluates_its_conditions_when_it_has_the_locks(outbox: str) -> None:
+    """Rows that another transaction changed meanwhile are deleted and published, or neither."""
+    kept, gone = Item.objects.bulk_create([Item(pk=1), Item(pk=2)])
+    clear()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=kept.pk)
+            done = start(lambda: Item.objects.filter(status="new").delete())
+            wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
+            Item.objects.filter(pk=kept.pk).update(status="paid")
+            later = Item.objects.create()
+        assert done.result(20)[0] == 2
+    assert [each.pk for each in Item.objects.all()] == [kept.pk]
+    deleted = [each.subject for each in published() if each.event_type == "item.deleted"]
+    assert sorted(deleted) == sorted([str(gone.pk), str(later.pk)])
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize("chunk", [1, 500])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: Item.objects.order_by("-pk").update(status="paid"),
+        lambda: Item.objects.order_by("-pk").delete(),
+    ],
+)
+def test_bulk_changes_lock_rows_in_one_order(
+    outbox: str, change: Callable[[], object], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of the queryset and of the table, so that two of them do not deadlock."""
+    monkeypatch.setattr(rows, "CHUNK", chunk)
+    Item.objects.bulk_create([Item(pk=2), Item(pk=1)])
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=1)
+            done = start(change)
+            wait_until(lambda: waits_for_lock(outbox), 20, "the change waits")
+            Item.objects.select_for_update().get(pk=2)
+        done.result(20)
+    assert Item.objects.filter(status="new").count() == 0
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)
@@ -335,3 +409,55 @@ def test_the_statements_of_a_change_are_as_documented(
     with transaction.atomic(outbox), statements() as run:
         change(item)
     assert len(run) == count, run
+
+
+def _items(count: int) -> None:
+    customer = Customer.objects.create(name="Ada")
+    Item.objects.bulk_create([Item(customer=customer) for _ in range(count)])
+
+
+def _folders() -> None:
+    root = Folder.objects.create(name="root")
+    Folder.objects.bulk_create([Folder(parent=root), Folder(parent=root)])
+
+
+def _children() -> None:
+    for _ in range(2):
+        SpecialItem.objects.create()
+
+
+@pytest.mark.parametrize(
+    ("make", "delete", "selects", "inserts"),
+    [
+        (lambda: _items(2), lambda: Item.objects.earliest("pk").delete(), 1, 1),
+        (lambda: _items(2), lambda: Item.objects.all().delete(), 2, 1),
+        (lambda: _items(501), lambda: Item.objects.all().delete(), 3, 1),
+        (lambda: _items(2), lambda: models.QuerySet(Item).delete(), 2, 2),
+        (lambda: _items(2), lambda: Customer.objects.get().delete(), 2, 2),
+        (_folders, lambda: Folder.objects.filter(parent=None).delete(), 4, 1),
+        (_children, lambda: SpecialItem.objects.all().delete(), 2, 1),
+    ],
+)
+def test_the_statements_of_a_deletion_are_as_documented(
+    outbox: str,
+    make: Callable[[], None],
+    delete: Callable[[], object],
+    selects: int,
+    inserts: int,
+) -> None:
+    """Besides those of the same deletion without events."""
+
+    def reads() -> int:
+        return sum(each.startswith("SELECT") and "tests_app" in each for each in collected)
+
+    with suppressed():
+        make()
+        with transaction.atomic(outbox), statements() as collected:
+            delete()
+            own = reads()
+            transaction.set_rollback(True, using=outbox)
+    with transaction.atomic(outbox), statements() as collected:
+        delete()
+    assert reads() == own + selects
+    if connections[outbox].vendor != "sqlite":  # a statement per row there
+        assert sum(each.startswith("INSERT") for each in collected) == inserts

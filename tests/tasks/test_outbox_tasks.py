@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -12,11 +10,9 @@ import django
 import pytest
 from asgiref.sync import async_to_sync
 from cryptography.fernet import Fernet
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import transaction
 from django.dispatch import Signal
-from django.test import override_settings
 from django.utils import timezone
 
 from django_broadcaster.backends.handler import backends
@@ -28,7 +24,6 @@ from django_broadcaster.registry import event_registry
 from tests.app.models import Order
 from tests.relay.conftest import working
 from tests.support.databases import ANY
-from tests.support.registered import only_handlers
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 
@@ -44,22 +39,9 @@ from django.tasks.signals import task_enqueued, task_finished, task_started
 
 from tests.support import outbox_tasks as tasks
 
-BACKEND = "django_broadcaster.tasks.OutboxTaskBackend"
-QUEUES = ["default", "reports"]
+from .conftest import BACKEND, QUEUES
 
 any_database = pytest.mark.parametrize("database", ANY, indirect=True)
-
-
-@pytest.fixture
-def outbox(database: str, settings: Settings) -> Iterator[str]:
-    """The alias of the outbox's database, whose tasks go to it, with two attempts each."""
-    settings.DATABASE_ROUTERS = [OneDatabase(database)]
-    settings.TASKS = {"default": {"BACKEND": BACKEND, "QUEUES": QUEUES}}
-    settings.OUTBOX_MAX_RETRIES = 1
-    tasks.CALLS.clear()
-    tasks.FAILURES.clear()
-    with only_handlers():
-        yield database
 
 
 @pytest.fixture
@@ -236,24 +218,6 @@ def test_arguments_must_be_json(outbox: str) -> None:
     with pytest.raises(TypeError, match="Unsupported type"):
         tasks.note.enqueue(timezone.now())
     assert not OutboxEvent.objects.exists()
-
-
-@pytest.mark.parametrize(
-    ("entry", "error"),
-    [
-        ({"OPTIONS": {"priority": True}}, "['OPTIONS'] has the unknown key 'priority'; known keys"),
-        ({"OPTIONS": {"priorities": 1}}, "['OPTIONS']['priorities']: must be True or False"),
-        ({"OPTIONS": {"max_retries": -1}}, "['OPTIONS']['max_retries']: must be"),
-        ({"QUEUES": ["q" * 60]}, "['QUEUES']: the backend of the outbox for a queue would be"),
-    ],
-)
-def test_wrong_setting_is_named(entry: dict[str, Any], error: str) -> None:
-    """An error names the entry of TASKS, the option and the rule."""
-    with (
-        override_settings(TASKS={"default": {"BACKEND": BACKEND, **entry}}),
-        pytest.raises(ImproperlyConfigured, match=re.escape(f"TASKS['default']{error}")),
-    ):
-        _ = task_backends["default"].alias
 
 
 # --- Running -------------------------------------------------------------------------------------

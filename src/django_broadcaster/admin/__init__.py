@@ -3,6 +3,8 @@
 The outbox may hold millions of rows. No page reads all of them, and lists read no payloads.
 """
 
+import django
+
 from .dashboard import DashboardAdmin
 from .endpoints import WebhookEndpointAdmin
 from .inbox import InboxEventAdmin
@@ -10,6 +12,9 @@ from .operations import OperationAdmin
 from .outbox import OutboxEventAdmin
 from .receivers import ReceiverAdmin
 from .relays import RelayAdmin
+
+if django.VERSION >= (6, 0):  # older versions have no tasks
+    from . import task_runs  # noqa: F401  # registers its page
 
 __all__ = [
     "DashboardAdmin",

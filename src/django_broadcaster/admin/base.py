@@ -70,15 +70,26 @@ _ESTIMATE = """
 
 
 class LeanChangeList(ChangeList):
-    """A list that does not read payloads and errors."""
+    """A list that does not read the payloads and errors of its rows."""
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
         """Return the rows of the list."""
-        return super().get_queryset(request, *args, **kwargs).defer(*PAYLOAD_FIELDS)
+        unread = getattr(self.model_admin, "payload_fields", ())
+        return super().get_queryset(request, *args, **kwargs).defer(*unread)
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Read-only rows: only the application and the relay write them."""
+    """Read-only rows: only the application and the relay write them.
+
+    Attributes:
+        payload_fields: Fields that lists do not read, because they may be long.
+        unsearched: Fields that no filter may use, including a filter that a user types into the
+            URL. `?data__card__startswith=4` would reveal data that OUTBOX_REDACTOR hides, and would
+            read every row.
+    """
+
+    payload_fields: tuple[str, ...] = ()
+    unsearched: frozenset[str] = frozenset()
 
     ordering = ("-id",)
     sortable_by = ("id",)  # the only order with an index
@@ -89,6 +100,15 @@ class ReadOnlyAdmin(ModelAdmin):
 
     class Media:
         css = {"all": ["django_broadcaster/admin.css"]}
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Return False for a filter on payloads."""
+        field = lookup.partition("__")[0]
+        return field not in self.unsearched and super().lookup_allowed(lookup, value, request)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the class of the list."""
+        return LeanChangeList
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Return False: rows can't be added."""

@@ -110,23 +110,31 @@ class BackendHandler:
         """Return True if no setting names the alias: it was added for an event's handlers."""
         return alias == HANDLERS and bool(self._adds_handlers())
 
+    def of_tasks(self) -> tuple[str, ...]:
+        """Return the aliases that the queues of an `OutboxTaskBackend` in TASKS send tasks to."""
+        return tuple(self._entries_of_tasks())
+
     def _configured(self) -> Mapping[str, Mapping[str, Any]]:
         if self._by_hand and not hasattr(settings, "OUTBOX_PUBLISHERS"):
             return {}
         return conf.PUBLISHERS
 
     def _entries(self) -> Mapping[str, Mapping[str, Any]]:
-        if self._of_tasks is None:
-            self._of_tasks = _entries_of_tasks()
+        of_tasks = self._entries_of_tasks()
         adds_handlers = bool(event_registry) and self._adds_handlers()
-        if not (self._by_hand or adds_handlers or self._of_tasks):
+        if not (self._by_hand or adds_handlers or of_tasks):
             return conf.PUBLISHERS
         entries = {**self._configured()}
         for alias in self._by_hand:
             entries.setdefault(alias, {})
         if adds_handlers:
             entries[HANDLERS] = _HANDLERS_ENTRY
-        return {**entries, **{k: v for k, v in self._of_tasks.items() if k not in entries}}
+        return {**entries, **{k: v for k, v in of_tasks.items() if k not in entries}}
+
+    def _entries_of_tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        if self._of_tasks is None:
+            self._of_tasks = _entries_of_tasks()
+        return self._of_tasks
 
     def _adds_handlers(self) -> bool:
         if conf.ROUTES is not None or not event_registry:
@@ -279,7 +287,7 @@ def _class_of(entry: Mapping[str, Any]) -> type[PublisherBackend] | None:
 
 
 def _entries_of_tasks() -> Mapping[str, Mapping[str, Any]]:
-    """Return the entries that the backends in TASKS want to have; an invalid one wants none."""
+    """Return the entries that the backends in TASKS want to have."""
     entries: dict[str, Mapping[str, Any]] = {}
     for alias, params in getattr(settings, "TASKS", {}).items():
         with suppress(ImportError, ImproperlyConfigured, KeyError):  # Django reports it

@@ -1,5 +1,6 @@
 """The catalogue: all declared events with their schemas, and where they are sent and received.
 
+- `declared` lists the events: those of classes, and event types that models publish.
 - `schemas` makes the JSON Schema of each event.
 - `names` makes the names of components and files, and finds those that are the same.
 - `payloads` reads from a backend how an event is sent: its headers, its body and its destination.

@@ -44,6 +44,9 @@ COMPARED: Final = frozenset(
     )
 )
 
+OF_MODEL: Final = "model"
+"""The part of an event in `x-events` that is True if a model publishes it without a class."""
+
 OLD_READERS: Final = "consumers of today may reject new events"
 OLD_EVENTS: Final = "events that are already published may be rejected"
 
@@ -100,8 +103,9 @@ def _changes_of(
     name = path.rpartition(".")[2]
     if after is None or before["sent"] > after["sent"]:
         problem = "was removed" if after is None else "is no longer sent"
+        lost = f"{event_type!r} in @publishes of {name}" if before.get(OF_MODEL) else name
         fix = (
-            f"Restore {name}. If no consumer has a handler for it any more, write the catalogue "
+            f"Restore {lost}. If no consumer has a handler for it any more, write the catalogue "
             "again."
         )
         if before["sent"]:
@@ -115,6 +119,8 @@ def _changes_of(
             f"Undo the change, or set version={version + 1} and add a function with "
             f"@upcasts({name}, from_version={version})."
         )
+        if after.get(OF_MODEL):
+            fix = f"Undo the change, or publish the new data of {name} with another event type."
         found = _Comparison(old, new).compare(before["schema"], after["schema"], ())
         for fields, problem, result in found:
             if after["sent"] or result == OLD_EVENTS:

@@ -9,7 +9,6 @@ out, and `payloads` leaves out those that are addresses of webhooks.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -24,8 +23,9 @@ from django_broadcaster.consumers.handler import consumers
 from django_broadcaster.exceptions import UnknownBackend
 from django_broadcaster.publishing.destinations import routed
 from django_broadcaster.registry import Handler, event_registry
-from django_broadcaster.typed_events import EventType, event_types
 
+from .changes import OF_MODEL
+from .declared import DeclaredEvent, declared_events
 from .names import Names, schema_name
 from .payloads import FIELDS, Payload, payload_of
 from .schemas import COMPONENTS, components_of, owner_of
@@ -93,6 +93,7 @@ class _Document:
     """The parts of a document while they are put together."""
 
     def __init__(self, title: str, version: str) -> None:
+        self._declared = declared_events()
         self._info = {"title": title, "version": version}
         self._events: dict[str, Any] = {}
         self._servers: dict[str, Any] = {}
@@ -104,7 +105,7 @@ class _Document:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole document."""
-        declared = sorted(event_types, key=lambda each: each.type)
+        declared = [*self._declared.values()]
         for event in declared:
             self._add_event(event)
         senders = {alias: backends.create(alias) for alias in sorted(backends.aliases())}
@@ -127,21 +128,21 @@ class _Document:
             "x-events": self._events,
         }
 
-    def _add_event(self, event: EventType[Any]) -> None:
+    def _add_event(self, event: DeclaredEvent) -> None:
         for text, owner, schema in components_of(event):
             self._schemas[self._names["schemas"].add(text, owner)] = schema
-        missing = event.versions_without_upcaster()
         self._events[event.type] = {
             "class": event.path,
-            "description": _docstring_of(event),
+            "description": event.description,
             "version": event.version,
-            "upcasters": [each for each in range(1, event.version) if each not in missing],
+            "upcasters": event.upcasters,
             "source": event.source,
             "sent": not _is_of_others(event),
             "schema": _data_of(event),
+            **({OF_MODEL: True} if event.is_of_model else {}),
         }
 
-    def _add_sent(self, event: EventType[Any], alias: str, backend: MessageBackend) -> None:
+    def _add_sent(self, event: DeclaredEvent, alias: str, backend: MessageBackend) -> None:
         """Add an event as a backend sends it."""
         payload = payload_of(event, backend, _data_of(event))
         name, message = self._add_message(
@@ -157,7 +158,7 @@ class _Document:
             self._add_operation("receive", channel, name, f"Handlers of backend {alias}")
             self._add_handlers(channel, event.type, handlers)
 
-    def _add_consumer(self, alias: str, declared: list[EventType[Any]]) -> None:
+    def _add_consumer(self, alias: str, declared: list[DeclaredEvent]) -> None:
         """Add what a consumer reads, and the handlers of its events."""
         consumer = consumers.create(alias)
         server = self._add_server("consumer", alias, consumer.system)
@@ -166,12 +167,25 @@ class _Document:
             channel = self._add_channel(f"consumer.{alias}", origin, server)
             for event_type, handlers in sorted(received.items()):
                 name, message = self._add_message(
-                    f"consumer.{alias}", event_type, _received_message(event_type, consumer)
+                    f"consumer.{alias}", event_type, self._received_message(event_type, consumer)
                 )
                 reference = {"$ref": f"#/components/messages/{message}"}
                 self._channels[channel]["messages"][name] = reference
                 self._add_operation("receive", channel, name, f"Consumer {alias}")
                 self._add_handlers(channel, event_type, handlers)
+
+    def _received_message(self, event_type: str, consumer: Consumer) -> dict[str, Any]:
+        event = self._declared.get(event_type)
+        found: dict[str, Any] = {"name": event_type} if event is None else _description(event)
+        found["description"] = (
+            "A CloudEvent in structured or binary mode. The payload is the schema of its data."
+        )
+        if consumer.content_type:
+            found["contentType"] = consumer.content_type
+            found["description"] = (
+                "A CloudEvent in binary mode. The payload is the schema of its data after decoding."
+            )
+        return found if event is None else {**found, "payload": _data_of(event)}
 
     def _add_message(self, owner: str, event_type: str, message: Any) -> tuple[str, str]:
         """Add a message; return its name in a channel, and the one among all messages."""
@@ -231,17 +245,22 @@ class _Document:
         self._operations[f"receive.{channel}"].setdefault("x-handlers", {})[event_type] = names
 
 
-def _data_of(event: EventType[Any]) -> dict[str, str]:
+def _data_of(event: DeclaredEvent) -> dict[str, str]:
     return {"$ref": f"{COMPONENTS}{schema_name(event.type)}"}
 
 
-def _is_of_others(event: EventType[Any]) -> bool:
-    """Return True for an event of another service: each of its handlers names consumers."""
+def _is_of_others(event: DeclaredEvent) -> bool:
+    """Return True for an event of another service: each of its handlers names consumers.
+
+    A model's event type is one of this project.
+    """
+    if event.is_of_model:
+        return False
     handlers = [each for each in event_registry if each.matches_type(event.type)]
     return bool(handlers) and all(each.consumers for each in handlers)
 
 
-def _backends_of(event: EventType[Any]) -> list[str]:
+def _backends_of(event: DeclaredEvent) -> list[str]:
     """Return the aliases of the backends of an event that is published here."""
     if _is_of_others(event):
         return []
@@ -253,7 +272,7 @@ def _backends_of(event: EventType[Any]) -> list[str]:
     return sorted({*aliases, *([further] if further else [])})
 
 
-def _received(alias: str, declared: list[EventType[Any]]) -> Iterator[tuple[str, list[Handler]]]:
+def _received(alias: str, declared: list[DeclaredEvent]) -> Iterator[tuple[str, list[Handler]]]:
     """Yield each event of a consumer with its handlers.
 
     They are those whose handlers name the consumer. If no handler names it, they are all events
@@ -275,7 +294,7 @@ def _received(alias: str, declared: list[EventType[Any]]) -> Iterator[tuple[str,
             yield event_type, found
 
 
-def _message(event: EventType[Any], backend: MessageBackend, payload: Payload) -> dict[str, Any]:
+def _message(event: DeclaredEvent, backend: MessageBackend, payload: Payload) -> dict[str, Any]:
     found: dict[str, Any] = {**_description(event), "contentType": payload.content_type}
     if payload.headers is not None:
         found["headers"] = payload.headers
@@ -292,32 +311,11 @@ def _message(event: EventType[Any], backend: MessageBackend, payload: Payload) -
     return found
 
 
-def _received_message(event_type: str, consumer: Consumer) -> dict[str, Any]:
-    event = event_types.find_type(event_type)
-    found: dict[str, Any] = {"name": event_type} if event is None else _description(event)
-    found["description"] = (
-        "A CloudEvent in structured or binary mode. The payload is the schema of its data."
-    )
-    if consumer.content_type:
-        found["contentType"] = consumer.content_type
-        found["description"] = (
-            "A CloudEvent in binary mode. The payload is the schema of its data after decoding."
-        )
-    return found if event is None else {**found, "payload": _data_of(event)}
-
-
-def _description(event: EventType[Any]) -> dict[str, Any]:
-    found = {"name": event.type, "title": event.event_class.__name__}
-    if text := _docstring_of(event):
-        found["summary"] = text.splitlines()[0]
+def _description(event: DeclaredEvent) -> dict[str, Any]:
+    found = {"name": event.type, "title": event.title}
+    if event.description:
+        found["summary"] = event.description.splitlines()[0]
     return found
-
-
-def _docstring_of(event: EventType[Any]) -> str:
-    """Return the docstring of a class; empty if it has none."""
-    text = inspect.cleandoc(event.event_class.__doc__ or "")
-    is_made = text.startswith(f"{event.event_class.__name__}(")  # by @dataclass, without one
-    return "" if is_made else text
 
 
 def _channel_bindings(

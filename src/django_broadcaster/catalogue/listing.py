@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .changes import OF_MODEL
 from .errors import CatalogueError
 from .fields import Field, fields_of
 from .schema_types import target
@@ -23,7 +24,8 @@ class ListedEvent:
         description: The docstring of the class; empty if it has none.
         version: The version of the data.
         upcasters: The older versions that the class reads as well.
-        class_path: The dotted path of the class.
+        class_path: The dotted path of the class or the model.
+        is_of_model: Whether a model publishes it, without a class.
         source: The source that the class declares.
         fields: The fields of the data.
         sent: The channels to which it is sent, such as `Backend default: topic orders`.
@@ -36,6 +38,7 @@ class ListedEvent:
     version: int
     upcasters: list[int]
     class_path: str
+    is_of_model: bool
     source: str
     fields: list[Field]
     sent: list[str] = field(default_factory=list)
@@ -48,7 +51,7 @@ class ListedEvent:
         found = {
             "Version": [str(self.version)],
             "Older versions": [str(each) for each in self.upcasters],
-            "Class": [self.class_path],
+            "Model" if self.is_of_model else "Class": [self.class_path],
             "Source": [self.source],
             "Sent to": self.sent,
             "Received from": self.received,
@@ -80,6 +83,7 @@ def listed_events(document: Mapping[str, Any]) -> list[ListedEvent]:
             version=each["version"],
             upcasters=each["upcasters"],
             class_path=each["class"],
+            is_of_model=each.get(OF_MODEL, False),
             source=each["source"],
             fields=fields_of(each["schema"], document),
         )

@@ -16,8 +16,8 @@ from typing import Any, Final
 from django_broadcaster.backends.base import NOT_SHOWN, Message, MessageBackend, Shown
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import Rejected
-from django_broadcaster.typed_events import VERSION, EventType
 
+from .declared import DeclaredEvent
 from .schema_types import type_of
 
 FIELDS: Final = ("id", "source", "subject", "key")
@@ -54,7 +54,7 @@ class Payload:
     encoding: Mapping[str, Any]
 
 
-def payload_of(declared: EventType[Any], backend: MessageBackend, data: Schema) -> Payload:
+def payload_of(declared: DeclaredEvent, backend: MessageBackend, data: Schema) -> Payload:
     """Return how a backend sends the events of a class.
 
     Args:
@@ -62,7 +62,7 @@ def payload_of(declared: EventType[Any], backend: MessageBackend, data: Schema) 
         backend: The backend, which need not be open.
         data: The JSON Schema of the data, or a reference to it.
     """
-    has_key, has_subject = declared.key is not None, declared.subject is not None
+    has_key, has_subject = declared.has_key, declared.has_subject
     one = _sample(declared, backend, "ONE", has_key=has_key, has_subject=has_subject)
     two = _sample(declared, backend, "TWO", has_key=has_key, has_subject=has_subject)
     least = _sample(declared, backend, "ONE", has_key=False, has_subject=False)
@@ -92,7 +92,7 @@ def _json_values(bodies: list[bytes]) -> list[Any]:
 
 
 def _sample(
-    declared: EventType[Any],
+    declared: DeclaredEvent,
     backend: MessageBackend,
     mark: str,
     *,
@@ -108,7 +108,7 @@ def _sample(
         id=_word("id", mark),
         time=_TIME if mark == "ONE" else _TIME.replace(year=2001),
         data_schema=declared.data_schema,
-        extensions={VERSION: declared.version},
+        extensions=declared.extensions,
     )
     message = Message.of(event, partition_key=_word("key", mark) if has_key else None)
     try:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from django_broadcaster.typed_events import EventType, event_types
-
+from .declared import DeclaredEvent, declared_events
 from .names import Names, schema_name
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -26,7 +25,7 @@ _VALUES: Final = ("const", "default", "enum", "examples", "required")
 """Keywords whose values are not schemas."""
 
 
-def json_schema(declared: EventType[Any]) -> dict[str, Any]:
+def json_schema(declared: DeclaredEvent) -> dict[str, Any]:
     """Return the JSON Schema of an event's data, in draft 2020-12.
 
     Raises:
@@ -59,7 +58,7 @@ def schema_files() -> dict[str, dict[str, Any]]:
     names = Names(ignore_case=True)
     return {
         f"{names.add(each.type, owner_of(each.type))}.json": json_schema(each)
-        for each in sorted(event_types, key=lambda each: each.type)
+        for each in declared_events().values()
     }
 
 
@@ -79,12 +78,12 @@ def is_schema_of_catalogue(file: Path) -> bool:
 
 def schema_text(event_type: str) -> str:
     """Return the JSON Schema of an event type that is declared; raises as `json_schema`."""
-    declared = event_types.find_type(event_type)
+    declared = declared_events().get(event_type)
     schema = {} if declared is None else json_schema(declared)
     return json.dumps(schema, indent=2, ensure_ascii=False)
 
 
-def components_of(declared: EventType[Any]) -> Iterator[tuple[str, str, Any]]:
+def components_of(declared: DeclaredEvent) -> Iterator[tuple[str, str, Any]]:
     """Yield the schema and its definitions as `components.schemas` of AsyncAPI; raises as above.
 
     AsyncAPI's own schemas are a superset of draft 07. Each has the text of its name, and its owner

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from django_broadcaster.typed_events import event_types
 
 from .changes import Change
+from .declared import fields_of
 
 
 def line_of(event_class: type[Any], path: Sequence[str]) -> str:
@@ -41,11 +42,16 @@ def line_of(event_class: type[Any], path: Sequence[str]) -> str:
 
 
 def place_of_change(change: Change) -> str:
-    """Return the line of the class with a change, or its module's file if the class is gone."""
+    """Return the line of the class or model with a change, or its module's file if it is gone."""
     declared = event_types.find_type(change.event_type)
-    if declared is None:
-        return _file_of(change.class_path)
-    return line_of(declared.event_class, change.path)
+    if declared is not None:
+        return line_of(declared.event_class, change.path)
+    found = [*fields_of(change.event_type, change.path[0] if change.path else "")]
+    for model, field in found:
+        for each in _with_bases(model) if field else ():
+            if place := _line(each, field):
+                return place
+    return _place(found[0][0], "") if found else _file_of(change.class_path)
 
 
 def _file_of(dotted_path: str) -> str:
@@ -76,13 +82,16 @@ def _line(event_class: type[Any], field: str) -> str:
         return ""
     at = tree.lineno if not field else None
     for statement in tree.body if field else ():
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and statement.target.id == field
-        ):
+        if any(isinstance(each, ast.Name) and each.id == field for each in _targets(statement)):
             at = statement.lineno
     return "" if at is None else f"{_relative(file)}:{max(first, 1) + at - 1}"
+
+
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    """Return what a statement assigns: a field of a class, or one of a model."""
+    if isinstance(statement, ast.AnnAssign):
+        return [statement.target]
+    return statement.targets if isinstance(statement, ast.Assign) else []
 
 
 def _relative(file: str) -> str:

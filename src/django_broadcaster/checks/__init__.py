@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
+from ..check_messages import TAG
 from . import (
     consumers,
     database,
@@ -16,10 +17,10 @@ from . import (
     publishers,
     retention,
     routes,
+    tasks,
     typed_events,
     values,
 )
-from .shared import TAG
 
 __all__ = ["CHECKS", "TAG", "register_checks"]
 
@@ -30,6 +31,7 @@ CHECKS = (
     publishers.check_trimming,
     publishers.check_databases_of_backends,
     publishers.check_slots,
+    tasks.check_runners,
     consumers.check_consumers,
     consumers.check_consumer_classes,
     consumers.check_consumer_libraries,

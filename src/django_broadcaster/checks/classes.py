@@ -17,9 +17,9 @@ from typing import Any
 from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
+from ..check_messages import TAG, error, fix_of_key, kind, nearest, unknown_keys, warning
 from ..exceptions import BackendConfigurationError
 from ..redaction import SECRET_NAME, spellings, without
-from .shared import TAG, error, fix_of_key, kind, nearest, unknown_keys, warning
 
 MAX_ALIAS = 64
 """The longest alias that the columns hold."""

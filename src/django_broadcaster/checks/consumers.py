@@ -11,6 +11,7 @@ from django.core.checks import CheckMessage
 from django.urls import get_resolver
 
 from .. import consumers as consumers_package
+from ..check_messages import TAG, Messages, error, kind, nearest, warning
 from ..conf import conf
 from ..consumers.base import Consumer
 from ..consumers.handler import ENTRY_KEYS, consumers
@@ -18,7 +19,6 @@ from ..exceptions import BackendConfigurationError
 from ..registry import Handler, event_registry
 from ..setting_rules import seconds
 from .classes import Kind, client_problem, creation_problem, entry_problems, shape_problem
-from .shared import TAG, Messages, error, kind, nearest, warning
 
 _EXAMPLE = (
     "Set OUTBOX_CONSUMERS = {'orders': {'CONSUMER': "

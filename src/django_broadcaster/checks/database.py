@@ -16,10 +16,10 @@ from django_broadcaster.store import (
     postgres_encoding,
 )
 
+from ..check_messages import Messages, error, warning
 from ..conf import conf
 from ..store.sql import EVENTS
 from ..upgrade import OldTable
-from .shared import Messages, error, warning
 
 _ID_SEQUENCES = """
     SELECT s.seqrelid::regclass::text, s.seqcache

@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage
 
 from .. import former
+from ..check_messages import Messages, error, info, kind, literal, unknown_keys
 from ..conf import conf
-from .shared import Messages, error, info, kind, literal, unknown_keys
 
 
 def check_worker(**_: Any) -> Messages:

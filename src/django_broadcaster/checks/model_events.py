@@ -9,9 +9,9 @@ from django.apps import apps
 from django.core.checks import CheckMessage
 from django.db import models
 
+from ..check_messages import TAG, Messages, error, warning
 from ..model_events import ModelEvents, PublishingQuerySet, model_events
 from ..typed_events import event_types
-from .shared import TAG, Messages, error, warning
 
 _DB_CASCADE: Final = getattr(models, "DB_CASCADE", None)
 """The database's own cascade, which Django has from version 6.1."""

@@ -10,13 +10,13 @@ from reprlib import repr as shortened
 from typing import Any
 
 from ..backends.handler import backends
+from ..check_messages import Messages, entries, error, kind, unknown_keys
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
 from ..relay.circuit import Circuit
 from ..retry import RetryPolicy
 from ..setting_rules import is_number, is_whole
 from ..states import RETRIES_OF_SETTINGS
-from .shared import Messages, entries, error, kind, unknown_keys
 
 RETRY_DEFAULTS = {f.name: f.default for f in fields(RetryPolicy) if f.name != "random"}
 RETRY_DEFAULTS["max_retries"] = int(RETRIES_OF_SETTINGS)

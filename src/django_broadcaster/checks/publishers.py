@@ -14,11 +14,11 @@ from ..backends.base import MessageBackend, PublisherBackend
 from ..backends.handler import ENTRY_KEYS, ON_EXHAUSTED, backends
 from ..backends.in_database import InDatabaseBackend
 from ..backends.redis import RedisStreamBackend
+from ..check_messages import TAG, Messages, entries, error, kind, warning
 from ..conf import conf
 from ..exceptions import BackendConfigurationError
 from ..models import OutboxEvent
 from .classes import Kind, client_problem, creation_problem, entry_problems, shape_problem
-from .shared import TAG, Messages, entries, error, kind, warning
 
 _PUBLISHERS_HINT = (
     "Set OUTBOX_PUBLISHERS = {'default': {'BACKEND': 'django_broadcaster.backends.LocalBackend'}}."

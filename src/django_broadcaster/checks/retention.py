@@ -14,11 +14,11 @@ from django.utils.module_loading import import_string
 from .. import former
 from ..archives import ENTRY_KEYS, Archive, create_archive
 from ..backends.handler import backends
+from ..check_messages import Messages, entries, error, fix_of_key, kind, unknown_keys, warning
 from ..conf import conf
 from ..redaction import masked
 from ..retention import STATUSES
 from ..setting_rules import LONGEST, seconds
-from .shared import Messages, entries, error, fix_of_key, kind, unknown_keys, warning
 
 _ARCHIVE_HINT = (
     "Set OUTBOX_ARCHIVE = {'BACKEND': 'django_broadcaster.archives.FileArchive', "

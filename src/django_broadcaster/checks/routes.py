@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 
+from ..check_messages import Messages, entries, error, kind, nearest
 from ..conf import conf
-from .shared import Messages, entries, error, kind, nearest
 
 _ROUTES_HINT = "Set OUTBOX_ROUTES = {'order.*': 'default'}, or a list of aliases for several."
 

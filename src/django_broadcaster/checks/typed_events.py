@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 
+from ..check_messages import TAG, Messages, error, warning
 from ..typed_events import EventType, event_types
-from .shared import TAG, Messages, error, warning
 
 
 def check_typed_events(**_: Any) -> Messages:

@@ -11,11 +11,11 @@ from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
 from .. import former
+from ..check_messages import TAG, Messages, error, kind, literal, nearest, warning
 from ..conf import all_settings, conf
 from ..encryption import key_problem
 from ..events import load_encoder
 from ..exceptions import MissingClient
-from .shared import TAG, Messages, error, kind, literal, nearest, warning
 
 PREFIX = "OUTBOX_"
 

@@ -16,7 +16,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from django_broadcaster.backends.handler import backends
-from django_broadcaster.models import OutboxDashboard, OutboxEvent, OutboxWebhookEndpoint
+from django_broadcaster.models import (
+    OutboxDashboard,
+    OutboxEvent,
+    OutboxTaskRun,
+    OutboxWebhookEndpoint,
+)
 from django_broadcaster.states import OutboxEventStatus
 from django_broadcaster.store import identity_of
 
@@ -46,9 +51,8 @@ def related(event: OutboxEvent, site: AdminSite) -> SafeString:
             '<a href="{}">{}</a>', f"{url}?{urlencode(query)}" if query else url, text
         )
 
-    rows = [
-        row for part in (_backend, _copies, _key, _blocker, _endpoint) for row in part(event, link)
-    ]
+    parts = (_backend, _copies, _key, _blocker, _endpoint, _task_run)
+    rows = [row for part in parts for row in part(event, link)]
     lines = format_html_join("", "<li>{} {}</li>", rows)
     return format_html('<ul class="broadcaster-links">{}</ul>', lines)
 
@@ -119,3 +123,13 @@ def _endpoint(event: OutboxEvent, link: Link) -> Iterator[tuple[str, Any]]:
         return
     state = _("disabled") if endpoint.disabled_at else _("failing")
     yield _("Endpoint:"), link(OutboxWebhookEndpoint, f"{named[1]} ({state})", endpoint.pk)
+
+
+def _task_run(event: OutboxEvent, link: Link) -> Iterator[tuple[str, Any]]:
+    if event.publisher_backend not in backends.of_tasks():
+        return
+    runs = OutboxTaskRun.objects.using(event._state.db).only("id", "last_attempted_at")
+    run = runs.filter(task_id=event.event_id).first()
+    if run is not None:
+        text = _("last attempt at %(at)s") % {"at": moment(run.last_attempted_at)}
+        yield _("Task run:"), link(OutboxTaskRun, text, run.pk)

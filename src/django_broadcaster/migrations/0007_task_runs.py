@@ -14,6 +14,9 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("task_id", models.CharField(max_length=255)),
+                ("task", models.CharField(max_length=255)),
+                ("backend", models.CharField(max_length=64)),
+                ("identity", models.CharField(max_length=64)),
                 ("started_at", models.DateTimeField()),
                 ("last_attempted_at", models.DateTimeField()),
                 (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
 from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import CHUNK, Among, Row, chunks_of, read_rows
+from .rows import CHUNK, LOCKED, Among, Row, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -73,8 +73,8 @@ class PublishingQuerySet(models.QuerySet[M]):
     def update(self, **kwargs: Any) -> int:
         """Update the rows, and publish `updated` for each with another value in a declared field.
 
-        Its rows are locked and read, 500 at a time; updated by one statement, which evaluates the
-        queryset's conditions once; and read again.
+        Its rows are locked and read in the order of their primary keys, 500 at a time; updated by
+        one statement, which evaluates the queryset's conditions once; and read again.
         """
         declared = [each for each in self._published() if each.updated and each.saves(kwargs)]
         if not declared or self.query.is_sliced or self.query.combinator:  # the last two raise
@@ -82,7 +82,7 @@ class PublishingQuerySet(models.QuerySet[M]):
         using = self._db_for_write()
         names = {name for each in declared for name in each.names}
         with transaction.atomic(using, savepoint=False):
-            pks = list(dict.fromkeys(self.using(using).values_list("pk", flat=True)))
+            pks = self._pks(using)
             old: dict[Any, Row] = {}
             for chunk in chunks_of(pks):
                 old |= read_rows(self.model, chunk, names, using, lock=True)
@@ -106,13 +106,48 @@ class PublishingQuerySet(models.QuerySet[M]):
     update.alters_data = True  # type: ignore[attr-defined]
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Delete the rows, and write the events of them and their cascades by one call."""
+        """Delete the rows, and write the events of them and their cascades by one call.
+
+        Its rows are locked and read beforehand, 500 at a time in the order of their primary keys;
+        those of cascades one by one.
+        """
         using = self._db_for_write()
         with transaction.atomic(using, savepoint=False), gathered(using):
-            return super().delete()
+            found = super(PublishingQuerySet, self._locked(using)).delete()
+        self._result_cache = None
+        return found
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
+
+    def _locked(self, using: str) -> Self:
+        """Return this queryset, with its rows that are there now, which are locked and read.
+
+        Rows that meet the conditions only later are deleted, too, and read one by one.
+        """
+        declared = [
+            each for each in self._published() if each.deleted and each.is_table_of(self.model)
+        ]
+        query, has_values = self.query, getattr(self, "_fields", None) is not None
+        is_refused = query.is_sliced or query.combinator or query.distinct_fields or has_values
+        if not declared or is_refused:  # Django raises an error for the latter
+            return self
+        pks = self._pks(using)
+        rows: dict[type[models.Model], dict[Any, Row]] = {}
+        for each in declared:
+            rows[each.model] = {}
+            for chunk in chunks_of(pks):
+                rows[each.model] |= read_rows(each.model, chunk, each.names, using, lock=True)
+        locked = self.using(using)
+        setattr(locked, LOCKED, rows)
+        return locked
+
+    def _pks(self, using: str) -> list[Any]:
+        """Return the primary keys of the rows, in the order in which every change locks them."""
+        found = self.using(using).values_list("pk", flat=True)
+        if not self.query.distinct_fields:  # these choose rows by the queryset's own order
+            found = found.order_by("pk")
+        return list(dict.fromkeys(found))
 
     def _db_for_write(self) -> str:
         self._for_write = True  # without this, `db` would be where the router reads

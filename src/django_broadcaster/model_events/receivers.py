@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import connections, models
@@ -13,7 +13,7 @@ from django_broadcaster.publishing import has_transaction
 
 from .declarations import ModelEvents, model_events
 from .publication import Keywords, is_suppressed, publish
-from .rows import Row, read_rows
+from .rows import LOCKED, Row, read_rows
 
 _BEFORE = "_django_broadcaster_before"
 """The attribute of an object's `_state` with its rows before a save or a deletion, by model."""
@@ -86,21 +86,21 @@ def _after_save(
 def _before_delete(
     sender: type[models.Model], instance: models.Model, using: str, origin: Any = None, **_: Any
 ) -> None:
-    """Keep the last values: after the deletion the row can't be read."""
+    """Lock the row, and keep its last values: after the deletion it can't be read.
+
+    A `PublishingQuerySet` has locked its rows, in few statements. Other rows are read one by one:
+    those of cascades, which may be of the same model, and those that were not in the queryset yet.
+    """
+    locked: Mapping[type[models.Model], Mapping[Any, Row]] = getattr(origin, LOCKED, {})
     rows: dict[type[models.Model], Row | None] = {}
     for each in _deletions(sender):
-        if isinstance(origin, sender) or instance.get_deferred_fields().intersection(each.names):
-            rows[each.model] = _row(each, instance, using)
-        else:  # Django has just loaded it, for a queryset or a cascade
-            rows[each.model] = {name: getattr(instance, name) for name in each.names}
+        row = locked.get(each.model, {}).get(instance.pk)
+        rows[each.model] = _row(each, instance, using) if row is None else row
     setattr(instance._state, _BEFORE, rows)
 
 
 def _after_delete(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
-    """Publish `deleted`: only now are the rows of querysets and cascades locked.
-
-    Earlier, another transaction could still change such a row, and publish that after `deleted`.
-    """
+    """Publish `deleted`, unless another transaction had deleted the row already."""
     rows: dict[type[models.Model], Row | None]
     rows = instance._state.__dict__.pop(_BEFORE, {})
     events = [

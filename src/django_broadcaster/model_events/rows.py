@@ -14,6 +14,9 @@ from django.db.models.sql.compiler import SQLCompiler
 CHUNK: Final = 500
 """The rows of a statement. SQLite takes 999 parameters, some of which a queryset has itself."""
 
+LOCKED: Final = "_django_broadcaster_locked"
+"""The attribute of a queryset that deletes with its rows by primary key, by model."""
+
 Row = dict[str, Any]
 """The values of a row by the names of their attributes, such as `customer_id`."""
 
@@ -28,13 +31,14 @@ def read_rows(
 ) -> dict[Any, Row]:
     """Return the rows with these primary keys that exist, by primary key.
 
-    With `lock`, no other transaction can change them until the end of this one.
+    With `lock`, no other transaction can change them until the end of this one. They are locked in
+    the order of the primary keys, so that two calls do not wait for each other.
     """
     # A queryset of no manager, since a manager may leave rows out.
     rows: models.QuerySet[Any] = models.QuerySet(model=model, using=using).filter(pk__in=pks)
     if lock:
         features = connections[using].features
-        rows = rows.select_for_update(no_key=features.has_select_for_no_key_update)
+        rows = rows.select_for_update(no_key=features.has_select_for_no_key_update).order_by("pk")
     found = rows.values_list("pk", *names)
     return {pk: dict(zip(names, values, strict=True)) for pk, *values in found}
 

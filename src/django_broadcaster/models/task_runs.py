@@ -9,12 +9,16 @@ from django.utils.translation import gettext_lazy as _
 class OutboxTaskRun(models.Model):
     """A task of `OutboxTaskBackend` that a relay has begun; `task_id` is the id of its event.
 
+    `task`, `backend` and `identity` are the event's type, backend and identity.
     `outcome` is JSON text with the return value and the errors of failed attempts. If payloads are
     encrypted, it is in `sealed` instead.
     """
 
     id = models.BigAutoField(primary_key=True)
     task_id = models.CharField(max_length=255)
+    task = models.CharField(max_length=255)
+    backend = models.CharField(max_length=64)
+    identity = models.CharField(max_length=64)
     started_at = models.DateTimeField()
     last_attempted_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, help_text=_("When the task returned."))

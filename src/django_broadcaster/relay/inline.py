@@ -33,8 +33,10 @@ MOST = 10_000
 """The most events of one delivery; databases have limits, and so has OUTBOX_BATCH_SIZE."""
 
 
-def deliver_pending(batch_size: int) -> int:
+def deliver_pending(batch_size: int, *, in_total: bool = False) -> int:
     """Deliver up to `batch_size` pending events of each backend; return how many were attempted.
+
+    With `in_total`, the limit is that of all backends together.
 
     Raises WrongTransaction inside a transaction, ValueError for a batch size below 1.
     """
@@ -42,7 +44,13 @@ def deliver_pending(batch_size: int) -> int:
         raise ValueError(f"batch_size: must be 1 or more, not {batch_size!r}")
     using = router.db_for_write(OutboxEvent)
     _refuse_in_transaction(using)
-    return sum(_deliver_some(using, alias, batch_size) for alias in backends.aliases())
+    attempted = 0
+    for alias in backends.aliases():
+        limit = batch_size - attempted if in_total else batch_size
+        if limit < 1:
+            break
+        attempted += _deliver_some(using, alias, limit)
+    return attempted
 
 
 def deliver_one(event: OutboxEvent) -> bool:

@@ -3,6 +3,7 @@
     TASKS = {"default": {"BACKEND": "django_broadcaster.tasks.OutboxTaskBackend"}}
 
 - `backend` is given tasks by Django, and knows the backends of the outbox that they go to.
+- `entry` reads an entry of TASKS, and `checks` are its system checks.
 - `task_events` says how a task is an event, and `results` reads its result.
 - `runner` is the backend of the outbox that runs tasks in the relay, and `runs` the record of that.
 

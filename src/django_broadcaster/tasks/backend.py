@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, ParamSpec, TypeVar
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.checks import CheckMessage
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, DEFAULT_TASK_QUEUE_NAME, Task, TaskResult
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils.json import normalize_json
 
-from django_broadcaster.backends.options import OptionReader
-from django_broadcaster.setting_rules import MAX_RETRIES
+from django_broadcaster.check_messages import error
 
+from .entry import RUNNER_OPTIONS, Entry
 from .task_events import SOURCE, config_of
 
 P = ParamSpec("P")
@@ -27,11 +27,6 @@ LONGEST_ALIAS: Final = 64
 """The characters of an alias that a row of the outbox can hold."""
 
 RUNNER: Final = "django_broadcaster.tasks.TaskRunner"
-
-_OF_RUNNER: Final = ("atomic", "batch_size", "concurrency")
-"""The options that are those of `TaskRunner`."""
-
-_OPTIONS: Final = frozenset({"priorities", "max_retries", *_OF_RUNNER})
 
 
 class OutboxTaskBackend(BaseTaskBackend):
@@ -48,25 +43,23 @@ class OutboxTaskBackend(BaseTaskBackend):
     supports_get_result = True
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
-        super().__init__(alias, params)
-        read = OptionReader(self._option_error)
-        if unknown := sorted(map(repr, self.options.keys() - _OPTIONS)):
-            known = ", ".join(sorted(map(repr, _OPTIONS)))
-            raise ImproperlyConfigured(
-                f"TASKS[{alias!r}]['OPTIONS'] has the unknown key {', '.join(unknown)}; known "
-                f"keys: {known}"
-            )
-        self.supports_priority = read.flag("priorities", self.options.get("priorities", True))
-        self.max_retries: int | None = read.integer(
-            "max_retries", self.options.get("max_retries"), 0, MAX_RETRIES, optional=True
-        )
+        self.entry = Entry(alias, params)
+        super().__init__(alias, {**params, "QUEUES": self.entry.queues})
+        self.supports_priority = self.entry.options["priorities"]
         for outbox_alias in self.destinations():
             if len(outbox_alias) > LONGEST_ALIAS:
-                raise ImproperlyConfigured(
-                    f"TASKS[{alias!r}]['QUEUES']: the backend of the outbox for a queue would be "
-                    f"{outbox_alias!r}; its name must have {LONGEST_ALIAS} characters at most. "
-                    "Rename the queue"
+                message = (
+                    f"{self.entry.where}['QUEUES']: the backend of the outbox for a queue would be "
+                    f"{outbox_alias!r}; its name must have {LONGEST_ALIAS} characters at most."
                 )
+                self.entry.errors.append(error("E058", message, "Rename the queue."))
+                break
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        """Return the errors of the entry of TASKS, or what is wrong with the backends it needs."""
+        from .checks import check_backend
+
+        return self.entry.errors or [*check_backend(self)]
 
     def destinations(self) -> tuple[str, ...]:
         """Return the aliases of all backends of the outbox that tasks go to."""
@@ -91,17 +84,17 @@ class OutboxTaskBackend(BaseTaskBackend):
     def outbox_publishers(cls, alias: str, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the entries that OUTBOX_PUBLISHERS gets for an entry of TASKS, unless it has them.
 
-        Raises:
-            ImproperlyConfigured: An option is wrong.
+        A wrong option has its default in them.
         """
         backend = cls(alias, dict(params))
-        options = {name: backend.options[name] for name in _OF_RUNNER if name in backend.options}
+        options = {name: backend.entry.options[name] for name in RUNNER_OPTIONS}
         return {each: {"BACKEND": RUNNER, "OPTIONS": options} for each in backend.destinations()}
 
     def enqueue(self, task: Task[P, R], args: Any, kwargs: Any) -> TaskResult[P, R]:
         """Write the task to the outbox, and return its result, which is READY.
 
         Raises:
+            ImproperlyConfigured: The entry of TASKS is wrong, as the system checks say.
             InvalidTask: The task does not suit this backend.
             TypeError: An argument can't be written as JSON.
             PublishError: The task can't be written, as with any other event.
@@ -110,6 +103,7 @@ class OutboxTaskBackend(BaseTaskBackend):
 
         from .results import result_of_row
 
+        self.entry.require_valid()
         self.validate_task(task)
         row = publish_directly(
             task.module_path,
@@ -118,7 +112,7 @@ class OutboxTaskBackend(BaseTaskBackend):
             backend=self.destination(task.queue_name, task.priority),
             scheduled_at=task.run_after,
             publisher_config=config_of(task),
-            max_retries=self.max_retries,
+            max_retries=self.entry.options["max_retries"],
         )
         result: TaskResult[Any, Any] = result_of_row(row, task=task)
         task_enqueued.send(type(self), task_result=result)
@@ -135,6 +129,3 @@ class OutboxTaskBackend(BaseTaskBackend):
         if result is None:
             raise TaskResultDoesNotExist(result_id)
         return result
-
-    def _option_error(self, option: str, problem: str) -> ImproperlyConfigured:
-        return ImproperlyConfigured(f"TASKS[{self.alias!r}]['OPTIONS'][{option!r}]: {problem}")

@@ -44,6 +44,7 @@ from django_broadcaster.relay.log_safety import loggable
 from django_broadcaster.signals import event_failed
 
 from . import runs
+from .entry import RUNNER_OPTIONS
 from .results import result_of, result_of_row
 from .task_events import CONFIG_KEYS, SOURCE, task_of
 
@@ -79,9 +80,12 @@ class TaskRunner(MessageBackend):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._atomic = self.read.flag("atomic", atomic)
-        self._concurrency = self.read.integer("concurrency", concurrency, 1, 64)
-        self.max_batch = self._concurrency * self.read.integer("batch_size", batch_size, 1)
+        given = {"atomic": atomic, "batch_size": batch_size, "concurrency": concurrency}
+        for name, value in given.items():
+            RUNNER_OPTIONS[name].read(self.read, name, value)
+        self._atomic = atomic
+        self._concurrency = concurrency
+        self.max_batch = concurrency * batch_size
         self._parallel = Parallel(self)
 
     def open(self) -> None:
@@ -142,7 +146,7 @@ class TaskRunner(MessageBackend):
                 "deploy the version that has the task, and restart the relay"
             ) from error
         try:
-            run = runs.begin(event.id)
+            run = runs.begin(event.id, path, self.alias)
         except (CannotUnseal, BackendConfigurationError) as error:
             raise NotDecryptable(error) from error
         if run is None:

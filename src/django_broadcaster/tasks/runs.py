@@ -20,6 +20,9 @@ from django_broadcaster import encryption
 from django_broadcaster.error_places import from_project
 from django_broadcaster.models import OutboxTaskRun
 from django_broadcaster.redaction import text_for_row
+from django_broadcaster.store import identity_of
+
+from .task_events import SOURCE
 
 MOST_ERRORS: Final = 10
 """The errors that are kept of a task, those of its last attempts."""
@@ -35,8 +38,10 @@ class Outcome(NamedTuple):
     errors: tuple[TaskError, ...] = ()
 
 
-def begin(task_id: str) -> OutboxTaskRun | None:
+def begin(task_id: str, task: str, backend: str) -> OutboxTaskRun | None:
     """Record that an attempt begins; return the record, or None if the task has finished before.
+
+    The record has the path of the task, and the identity of its event.
 
     Raises CannotUnseal if no key decrypts the errors so far: those of the attempt could not be
     added to them.
@@ -47,7 +52,9 @@ def begin(task_id: str) -> OutboxTaskRun | None:
     run = run_of(task_id)
     if run is None:
         # If another relay is as far, this one gets an IntegrityError, and the task is retried.
-        run = OutboxTaskRun(task_id=task_id, started_at=now, worker_ids=[worker], **begun)
+        identity = identity_of(SOURCE, task_id, backend)
+        names = {"task_id": task_id, "task": task, "backend": backend, "identity": identity}
+        run = OutboxTaskRun(**names, started_at=now, worker_ids=[worker], **begun)
         run.save(force_insert=True, using=_using())
     elif run.finished_at is not None:
         return None

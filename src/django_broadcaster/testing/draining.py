@@ -10,7 +10,7 @@ from django.db import router
 from django.dispatch import Signal
 from django.utils import timezone
 
-from django_broadcaster.publishers import publisher
+from django_broadcaster.relay.inline import deliver_pending
 from django_broadcaster.signals import (
     batch_settled,
     event_failed,
@@ -37,7 +37,7 @@ def drain(limit: int = 1000) -> list[OutboxEvent]:
     `outbox_clock` moves.
 
     Args:
-        limit: The most events to deliver for each backend, as handlers may publish without end.
+        limit: The most events to deliver, as handlers may publish without end.
 
     Raises:
         Exception: A handler or a backend failed; the exception is its own.
@@ -49,7 +49,7 @@ def drain(limit: int = 1000) -> list[OutboxEvent]:
     with run.listening(), django_clock():
         while len(run.delivered) < limit:
             run.has_settled = False
-            publisher.process_pending_events(limit - len(run.delivered))
+            deliver_pending(limit - len(run.delivered), in_total=True)
             if run.failures or not run.has_settled:
                 break
     run.raise_failures()

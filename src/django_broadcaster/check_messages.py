@@ -1,4 +1,4 @@
-"""Helpers of all checks: messages with ids, unknown keys, and the setting that was meant."""
+"""The messages of system checks: their ids, unknown keys, and the setting that was meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Error, Info, Warning
 
-from ..conf import conf
+from django_broadcaster.conf import conf
 
 TAG = "django_broadcaster"
 
