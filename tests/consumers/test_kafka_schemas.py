@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
@@ -339,18 +340,28 @@ LOGICAL: dict[str, tuple[Any, Any, Any]] = {
 """For each type of Avro its schema, a value of JSON, and the value that is received."""
 
 
-def test_every_type_of_avro_is_received_as_json(make: Make, servers: str, topic: str) -> None:
-    """Types that JSON does not have are text, in the form that typed events read."""
-    fields = {name: name.replace(" ", "_").replace("-", "_") for name in LOGICAL}
+@pytest.mark.parametrize("is_recursive", [False, True])
+def test_every_type_of_avro_is_received_as_json(
+    is_recursive: bool, make: Make, servers: str, topic: str
+) -> None:
+    """Types that JSON does not have are text, in the form that typed events read.
+
+    Types that contain themselves have another reader than all the rest.
+    """
+    kinds = {
+        name.replace(" ", "_").replace("-", "_"): each
+        for name, each in LOGICAL.items()
+        if is_recursive or name != "recursion"
+    }
     schema = {
         "type": "record",
         "name": f"All_{topic.replace('-', '_')}",
-        "fields": [{"name": fields[name], "type": kind} for name, (kind, _, _) in LOGICAL.items()],
+        "fields": [{"name": name, "type": kind} for name, (kind, _, _) in kinds.items()],
     }
-    data = {fields[name]: value for name, (_, value, _) in LOGICAL.items()}
+    data = {name: value for name, (_, value, _) in kinds.items()}
     send(servers, topic, {"a": schema}, CloudEvent("a", "/shop", data))
     (delivery,) = received(make(), 1)
-    assert data_of(delivery) == {fields[name]: each for name, (_, _, each) in LOGICAL.items()}
+    assert data_of(delivery) == {name: each for name, (_, _, each) in kinds.items()}
 
 
 @pytest.mark.parametrize(
@@ -463,6 +474,7 @@ UNKNOWN = b"\0\x7f\0\0\0\x02"
         (b"", "the value begins with empty"),
         (b"\0\0", "the value begins with 00 00"),
         (UNKNOWN, "the schema 2130706432 can't be used: the schema registry at"),
+        (b"\0\xff\xff\xff\xff\x02", "can't be used: the id must be from 1 to 2147483647"),
     ],
 )
 def test_unreadable_values_are_malformed(
@@ -491,6 +503,107 @@ def test_unknown_schema_is_asked_for_once(
         assert len(proxy.asked) == 1
         received(consumer, 1)
         assert len(proxy.asked) == 2
+
+
+def decoded(registry: Registry, schema: Any, data: bytes) -> Delivery:
+    """Return the delivery of data of a schema, decoded without a broker."""
+    with SchemaRegistryClient({"url": registry.url, "timeout": 10}) as client:
+        number = client.register_schema(uuid4().hex, Schema(json.dumps(schema), "AVRO"))
+    consumer = KafkaConsumer(
+        alias="shop", topics="a", group="b", schema_registry={"url": registry.url}
+    )
+    headers = {name: text.decode() for name, text in HEADERS.items()}
+    return consumer.delivery(
+        ReceivedMessage(
+            body=b"\0" + number.to_bytes(4) + data,
+            headers=headers,
+            content_type=headers["content-type"],
+        )
+    )
+
+
+NODE = LOGICAL["recursion"][0]
+PAIR = record("Pair", left=["null", record("Left", right="Pair")])
+FOREST = kind("array", items=kind("map", values=NODE))
+
+
+@pytest.mark.parametrize(
+    ("schema", "data"),
+    [
+        (NODE, b"\x02" * 5000 + b"\0"),
+        (NODE, b"\x02" * 5_000_000 + b"\0"),
+        (PAIR, b"\x02" * 5000 + b"\0"),
+        (FOREST, b"\x02\x02\0" + b"\x02" * 5000 + b"\0\0\0"),
+    ],
+    ids=["node", "long", "indirect", "inside"],
+)
+def test_data_that_are_nested_deeply_are_malformed(
+    schema: Any, data: bytes, registry: Registry
+) -> None:
+    """A record can't end the process, whatever it holds."""
+    assert "RecursionError" in decoded(registry, schema, data).problem
+
+
+def test_recursive_data_are_received(registry: Registry) -> None:
+    """As deep as messages usually are, and by way of another type."""
+    nested: Any = {"next": None}
+    for _ in range(50):
+        nested = {"next": nested}
+    assert data_of(decoded(registry, NODE, b"\x02" * 50 + b"\0")) == nested
+    found = data_of(decoded(registry, PAIR, b"\x02\0"))
+    assert found == {"left": {"right": {"left": None}}}
+
+
+EMPTY = record("Empty", nothing="null", none=record("None_"))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        kind("array", items="null"),
+        kind("array", items=EMPTY),
+        record("Outer", first=EMPTY, many=["null", kind("array", items="Empty")]),
+        kind("map", values=kind("array", items=record("Nothing"))),
+    ],
+    ids=["null", "record", "name", "map"],
+)
+def test_few_bytes_can_not_become_millions_of_items(schema: Any, registry: Registry) -> None:
+    """Arrays of values that take no bytes are refused, whatever their length."""
+    problem = decoded(registry, schema, b"\0" * 9).problem
+    assert "can't be used: an array has values of " in problem
+    assert "which take no bytes" in problem
+
+
+def test_values_that_take_no_bytes_are_read_outside_of_arrays(registry: Registry) -> None:
+    """Names, maps and unions of them have a bound: that of the record."""
+    schema = record("Some", one=EMPTY, by_name=kind("map", values="null"), many=["null", "Empty"])
+    empty: dict[str, Any] = {"nothing": None, "none": {}}
+    found = data_of(decoded(registry, schema, b"\x02\x02a\0\x02"))
+    assert found == {"one": empty, "by_name": {"a": None}, "many": empty}
+
+
+@pytest.mark.parametrize("schema", ["long", NODE], ids=["long", "node"])
+def test_bytes_after_the_value_are_malformed(schema: Any, registry: Registry) -> None:
+    """They show that the data are not of that schema."""
+    assert "2 bytes follow the value" in decoded(registry, schema, b"\0\0\0").problem
+
+
+def test_registry_is_asked_once_for_the_schema_of_each_failure(registry: Registry) -> None:
+    """The record may be gone meanwhile: the group is joined although the login lacks permission."""
+    with registry_proxy(registry) as proxy:
+        proxy.forbidden = "2130706432"
+        consumer = KafkaConsumer(
+            alias="shop", topics="a", group="b", schema_registry={"url": proxy.url}
+        )
+        values = consumer._values
+        assert values is not None
+        for _ in range(2):
+            with pytest.raises(BackendUnavailable, match="answered 403"):
+                values.as_json(UNKNOWN, TYPE)
+            with pytest.raises(BackendUnavailable, match="answered 403"):
+                values.open()
+            values.open()
+        assert len(proxy.asked) == 4
 
 
 def test_unknown_schemas_are_remembered_within_bounds(

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from django_broadcaster.exceptions import InvalidEvent
+from django_broadcaster.exceptions import BackendUnavailable, InvalidEvent
 from django_broadcaster.typed_events.codec import Mismatch
 from django_broadcaster.typed_events.decoders import Decode, decoder_of, dump, fields_decoder
 
@@ -39,6 +39,8 @@ _NAMED: Final = _RECORDS | {"enum", "fixed"}
 
 _PROBLEM_SECONDS: Final = 30.0
 _MOST_PROBLEMS: Final = 1000
+_MOST_IDS: Final = 2**31
+"""Registries number schemas by signed integers of 32 bits."""
 
 
 class AvroFormat:
@@ -148,9 +150,11 @@ class AvroReader:
     def open(self) -> None:
         """Ask for the schema for which the registry did not answer; raises BackendUnavailable."""
         self._problems.clear()
-        if self._wanted is not None:
+        # Once for each failure: the record may be gone by now, and needs no answer then.
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
             with suppress(SchemaProblem):  # the record with it becomes a dead letter
-                self._schema(self._wanted)
+                self._schema(wanted)
 
     def read(self, value: bytes, event_type: str) -> Any:
         """Return a value as JSON values.
@@ -164,6 +168,9 @@ class AvroReader:
             decode = self._by_id.get(number) or self._schema(number)
         except SchemaProblem as error:
             raise InvalidEvent("data", f"the schema {number} can't be used: {error}") from error
+        except BackendUnavailable:
+            self._wanted = number
+            raise
         try:
             found = decode(value[PREFIX_BYTES:])
         except Exception as error:  # bytes can be wrong in many ways
@@ -181,10 +188,11 @@ class AvroReader:
             SchemaProblem: The registry does not have the schema, or it is of no use.
             BackendUnavailable: The registry is unavailable.
         """
+        if not 0 < number < _MOST_IDS:
+            raise SchemaProblem(f"the id must be from 1 to {_MOST_IDS - 1}")
         now = monotonic()
         if number in self._problems and now < self._problems[number][0]:
             raise self._problems[number][1]
-        self._wanted = number
         try:
             texts = self._registry.ask(lambda client: _Texts(client, number))
             decode = self._by_id[number] = _reader(texts)
@@ -193,9 +201,7 @@ class AvroReader:
             self._problems[number] = now + _PROBLEM_SECONDS, error
             if len(self._problems) > _MOST_PROBLEMS:
                 del self._problems[next(iter(self._problems))]
-            self._wanted = None
             raise
-        self._wanted = None
         return decode
 
 
@@ -224,15 +230,77 @@ class _Texts:
 
 def _reader(texts: _Texts) -> Callable[[bytes], Any]:
     """Return the function that decodes what follows the prefix; raises SchemaProblem."""
-    module = client_module(CLIENT, CLIENT[0], "fastavro.schema")
-    read = client_module(CLIENT).schemaless_reader
+    schemas = client_module(CLIENT, CLIENT[0], "fastavro.schema")
     try:
-        parsed = module.load_schema("", repo=texts)
+        parsed = schemas.load_schema("", repo=texts)
+        is_recursive = _Shape(parsed).is_recursive
+    except SchemaProblem:
+        raise
     except Exception as error:  # of many classes
         raise SchemaProblem(f"{type(error).__name__}: {error}") from error
     if _kind(parsed) == "bytes":  # clients write them without the length that Avro has
         return lambda value: value
-    return lambda value: read(BytesIO(value), parsed, None)
+    # The compiled module recurses without a limit: data that are nested deeply crash the process.
+    # The one in Python raises RecursionError.
+    module = "fastavro._read_py" if is_recursive else "fastavro.read"
+    read = client_module(CLIENT, CLIENT[0], module).schemaless_reader
+
+    def decode(value: bytes) -> Any:
+        stream = BytesIO(value)
+        found = read(stream, parsed, None)
+        left = len(value) - stream.tell()
+        if left:
+            raise ValueError(f"{left} bytes follow the value")
+        return found
+
+    return decode
+
+
+class _Shape:
+    """Facts about a parsed schema that are needed before data of any origin are read by it.
+
+    Raises:
+        SchemaProblem: A few bytes of data could become an array of any length.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        self.is_recursive = False
+        """Whether a type contains itself, so that the data decide how deeply they are nested."""
+        self._takes_bytes: dict[str, bool | None] = {}  # by name; None within the definition
+        self._judge(schema)
+
+    def _judge(self, schema: Any) -> bool:
+        """Return True if each value takes at least one byte."""
+        if isinstance(schema, list):
+            for branch in schema:
+                self._judge(branch)
+            return True  # the number of the branch
+        if isinstance(schema, str):
+            takes_bytes = self._takes_bytes.get(schema, schema != "null")
+            self.is_recursive |= takes_bytes is None
+            return takes_bytes is not False
+        if _kind(schema) not in _NAMED:
+            return self._unnamed(schema)
+        self._takes_bytes[schema["name"]] = None
+        found = self._takes_bytes[schema["name"]] = self._named(schema)
+        return found
+
+    def _named(self, schema: Any) -> bool:
+        if schema["type"] in _RECORDS:
+            found = [self._judge(field["type"]) for field in schema["fields"]]
+            return any(found)
+        return schema["type"] != "fixed" or bool(schema["size"])
+
+    def _unnamed(self, schema: Any) -> bool:
+        if schema["type"] == "map":
+            self._judge(schema["values"])
+            return True
+        if schema["type"] != "array":
+            return self._judge(schema["type"])
+        if not self._judge(schema["items"]):
+            name = _name(schema["items"])
+            raise SchemaProblem(f"an array has values of {name}, which take no bytes")
+        return True
 
 
 def _as_json(found: Any) -> Any:
