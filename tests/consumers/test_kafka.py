@@ -263,6 +263,17 @@ def test_client_that_was_given_up_takes_no_partition_away(
     wait_until(has_all, WAIT, "everything is received")
 
 
+def keep(consumer: KafkaConsumer, count: int) -> None:
+    """Fetch records, and leave them for a later call of `receive`."""
+
+    def has_kept() -> bool:
+        message = consumer._client.poll(0.1)
+        consumer._early += [message] if message is not None else []
+        return len(consumer._early) >= count
+
+    wait_until(has_kept, WAIT, "records are kept")
+
+
 def test_record_of_a_former_assignment_is_left_out(
     make: MakeConsumer, servers: str, topic: str
 ) -> None:
@@ -273,12 +284,7 @@ def test_record_of_a_former_assignment_is_left_out(
     for _ in range(3):
         assert one.receive(1, WAIT)
 
-    def takes_early() -> bool:
-        message = one._client.poll(0.1)
-        one._early += [message] if message is not None else []
-        return len(one._early) > 190
-
-    wait_until(takes_early, WAIT, "everything is taken")
+    keep(one, 190)
     other.open()
 
     def is_shared() -> bool:
@@ -304,6 +310,56 @@ def test_record_of_a_former_assignment_is_left_out(
     for each in received:
         offsets.setdefault(each.receipt.partition.number, []).append(each.receipt.offset)
     assert all(found == sorted(found) for found in offsets.values())
+
+
+class RebalancedWhileConsuming:
+    """A real client. Within `consume`, all partitions are revoked and assigned once more."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+        self._client = consumer._client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def consume(self, *args: Any) -> list[Any]:
+        places = [TopicPartition(*key) for key in self._consumer._partitions]
+        self._consumer._revoked(self, places)
+        self._consumer._assigned(self, places)
+        return []
+
+
+def test_kept_records_do_not_outlive_the_assignment_of_their_partition(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """Neither those that were kept, nor the first one of the call: they are read again."""
+    publish(servers, topic, numbered(4, 0, 5))
+    consumer = make()
+    consumer.open()
+
+    keep(consumer, 20)
+    consumer._client = RebalancedWhileConsuming(consumer)
+    assert consumer._take(100, 0) == []
+    assert all(each.next is None for each in consumer._partitions.values())
+
+
+@pytest.mark.slow
+def test_receiver_with_many_kept_records_takes_part_in_rebalances(
+    make: MakeConsumer, servers: str, topic: str
+) -> None:
+    """Its calls reach Kafka although it has enough to return."""
+    publish(servers, topic, numbered(20, 0, 40))
+    one, other = make(), make()
+    one.open()
+
+    keep(one, 800)
+    other.open()
+
+    def is_shared() -> bool:
+        assert len(one._early) > 1, "the records that were kept are used up"
+        return len(one.receive(1, 0)) == 1 and bool(other.receive(1, 0.1))
+
+    wait_until(is_shared, WAIT, "the other has a partition")
 
 
 def test_rebalances_under_load_lose_nothing(make: MakeConsumer, servers: str, topic: str) -> None:

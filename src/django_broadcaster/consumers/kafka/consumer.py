@@ -274,13 +274,16 @@ class KafkaConsumer(Consumer):
     def _take(self, limit: int, seconds: float) -> list[Delivery]:
         """Return the deliveries of what has been fetched; wait for the first record."""
         client = self._open_client()
-        messages, self._early = self._early[:limit], self._early[limit:]
         with mapped(self._failure):
-            if not messages:
-                first = client.poll(seconds)
-                messages = [] if first is None else [first]
-            if messages and len(messages) < limit:
-                messages += client.consume(limit - len(messages), 0)
+            # Also if enough was kept: Kafka has to hear of the receiver. Partitions may be revoked
+            # within each call, so what was kept stays in `_early`, where `_forget` finds it.
+            first = client.poll(0 if self._early else seconds)
+            if first is not None:
+                self._early.append(first)
+            if self._early and len(self._early) < limit:
+                more = client.consume(limit - len(self._early), 0)
+                self._early += more
+        messages, self._early = self._early[:limit], self._early[limit:]
         deliveries: list[Delivery] = []
         deadline = time.monotonic() + DECODE_SECONDS
         for index, each in enumerate(messages):
