@@ -24,13 +24,15 @@ from django_broadcaster.backends import KafkaBackend, Message
 from django_broadcaster.backends.kafka.schemas import avro
 from django_broadcaster.consumers import Delivery, KafkaConsumer, ReceivedMessage
 from django_broadcaster.consumers.kafka import consumer as kafka_consumer
-from django_broadcaster.consumers.rows import redeliver
+from django_broadcaster.consumers.rows import Writer, redeliver
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import (
     BackendConfigurationError,
     BackendUnavailable,
+    Rejected,
     TransientError,
 )
+from django_broadcaster.models import OutboxEvent
 from django_broadcaster.typed_events import (
     event_types,
     from_cloud_event,
@@ -464,6 +466,67 @@ def test_json_in_the_topic_is_read_as_before(make: Make, servers: str, topic: st
     assert not three.event.has_data
 
 
+BINARY = {name: text for name, text in HEADERS.items() if name != "content-type"}
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "data"),
+    [
+        (b"hello", {"content-type": b"text/plain"}, "hello"),
+        (b"hello", {"content-type": b"Text/Plain; charset=utf-8"}, "hello"),
+        (b'{"n":2}', {"Content-Type": b"application/json"}, {"n": 2}),
+        (b'{"n":2}', {"ce_datacontenttype": b"application/json"}, {"n": 2}),
+        (b"hello", {}, b"hello"),
+        (b"", {}, None),
+    ],
+    ids=["text", "charset", "capitals", "attribute", "none", "empty"],
+)
+def test_other_values_in_the_topic_are_read_as_before(
+    value: bytes, headers: dict[str, bytes], data: Any, make: Make, servers: str, topic: str
+) -> None:
+    """The option makes no dead letters of events that had been received without it."""
+    produce(servers, topic, [(b"7", value, {**BINARY, **headers})])
+    (delivery,) = received(make(), 1)
+    assert data_of(delivery) == data
+
+
+def test_legacy_json_without_a_content_type_is_left_to_decode(
+    make: Make, servers: str, topic: str
+) -> None:
+    """The function gets its bytes, those of tombstones and those of text, as before."""
+    produce(servers, topic, [(b"7", each, {}) for each in (b'{"n":1}', None, b"", b"hello")])
+
+    def decode(message: ReceivedMessage) -> CloudEvent:
+        data = [message.body.decode(), message.has_body]
+        return CloudEvent(TYPE, "/legacy", data, id=message.position)
+
+    found = [data_of(each) for each in received(make(decode=decode), 4)]
+    assert found == [['{"n":1}', True], ["", False], ["", True], ["hello", True]]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": b"application/avro"},
+        {"CONTENT-TYPE": b"avro/binary", "CE_DataContentType": b"application/avro"},
+        {"content-type": b"application/avro", "ce_datacontenttype": b"application/avro"},
+    ],
+    ids=["none", "capitals", "all capitals", "attribute"],
+)
+def test_headers_may_have_capitals(
+    headers: dict[str, bytes], client: SchemaRegistryClient, make: Make, servers: str, topic: str
+) -> None:
+    """The event has one content type, that of the decoded value."""
+    number = client.register_schema(f"{topic}-value", Schema('"long"', "AVRO"))
+    value = b"\0" + number.to_bytes(4) + b"\x02"
+    produce(servers, topic, [(b"7", value, {**BINARY, **headers})])
+    (delivery,) = received(make(), 1)
+    assert data_of(delivery) == 1
+    assert delivery.event is not None
+    assert delivery.event.data_content_type == "application/json"
+
+
 UNKNOWN = b"\0\x7f\0\0\0\x02"
 
 
@@ -702,38 +765,81 @@ def test_receiver_waits_for_an_unavailable_registry(
     assert data_of(last) == data
 
 
-def test_replay_waits_for_an_unavailable_registry(
-    database: str, settings: Any, servers: str, topic: str
-) -> None:
-    """The dead letter is retried without spending a retry, and holds up nothing else."""
-    options = {
-        "topics": topic,
-        "group": topic,
-        "bootstrap_servers": servers,
-        "schema_registry": {"url": "http://127.0.0.1:1"},
-    }
+def configure_replay(settings: Any, url: str) -> None:
+    """Configure the consumer "shop" with a registry, and a backend that runs handlers."""
+    options = {"topics": "a", "group": "b", "schema_registry": {"url": url}}
     path = "django_broadcaster.consumers.KafkaConsumer"
     settings.OUTBOX_CONSUMERS = {"shop": {"CONSUMER": path, "OPTIONS": options}}
-    received = {
-        "cut": False,
-        "headers": {"content-type": "application/avro"},
-        "content_type": "application/avro",
-        "key": "",
-        "origin": topic,
-        "position": "0/1",
-    }
-    event = CloudEvent("malformed", "/shop", UNKNOWN, data_content_type="application/avro")
-    message = Message.of(event, config={"consumer": "shop", "received": received})
+    local = "django_broadcaster.backends.LocalBackend"
+    settings.OUTBOX_PUBLISHERS = {"handlers": {"BACKEND": local}}
+
+
+def dead_letter(database: str, body: bytes | None, event_id: str = "1") -> Message:
+    """Return the dead letter of a record, as it is stored, for a replay."""
+    headers = {**{name: text.decode() for name, text in HEADERS.items()}, "ce_id": event_id}
+    message = ReceivedMessage(
+        body=body or b"",
+        headers=headers,
+        content_type=headers["content-type"],
+        origin="a",
+        position=f"0/{event_id}",
+        has_body=body is not None,
+    )
+    writer = Writer(database, "shop", "handlers")
+    (entry,) = writer.entries([Delivery(message, problem="it was malformed")])
+    event = CloudEvent("malformed", "/shop", message.body)
+    return Message.of(event, config=json.loads(entry.row.publisher_config))
+
+
+def test_replay_waits_for_an_unavailable_registry(database: str, settings: Any) -> None:
+    """The dead letter is retried without spending a retry, and holds up nothing else."""
+    configure_replay(settings, "http://127.0.0.1:1")
+    message = dead_letter(database, UNKNOWN)
     with pytest.raises(TransientError) as caught:
         redeliver(message, database)
     assert not caught.value.spends_retry
 
 
-def test_wrong_options_are_errors() -> None:
+def test_replay_asks_once_for_a_schema(
+    database: str, settings: Any, client: SchemaRegistryClient, registry: Registry
+) -> None:
+    """Thousands of dead letters are replayed without a call of the registry for each."""
+    number = client.register_schema(uuid4().hex, Schema('"long"', "AVRO"))
+    with registry_proxy(registry) as proxy:
+        configure_replay(settings, proxy.url)
+        for event_id in "123":
+            value = b"\0" + number.to_bytes(4) + b"\x02"
+            redeliver(dead_letter(database, value, event_id), database)
+        assert len(proxy.asked) == 1
+        configure_replay(settings, "http://127.0.0.1:1")  # a new setting counts at once
+        with pytest.raises(TransientError):
+            redeliver(dead_letter(database, value, "4"), database)
+    assert OutboxEvent.objects.using(database).filter(event_type=TYPE).count() == 3
+
+
+def test_replayed_tombstone_is_an_event_without_data(database: str, settings: Any) -> None:
+    """The dead letter says that the record had no value, not even an empty one."""
+    configure_replay(settings, "http://127.0.0.1:1")
+    redeliver(dead_letter(database, None), database)
+    event = OutboxEvent.objects.using(database).get().cloud_event
+    assert not event.has_data
+    with pytest.raises(Rejected, match="not in the wire format"):
+        redeliver(dead_letter(database, b""), database)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"subject": "topic"}, ": has the unknown key"),
+        ({"timeout": 61}, ": 'timeout' must be a number of seconds from 0.1 to 60"),
+        ({"timeout": 0.01}, ": 'timeout' must be a number of seconds from 0.1 to 60"),
+    ],
+)
+def test_wrong_options_are_errors(options: dict[str, Any], problem: str) -> None:
     """Each error names the setting and the key."""
     with pytest.raises(BackendConfigurationError) as caught:
-        KafkaConsumer(alias="shop", topics="a", group="b", schema_registry={"subject": "topic"})
-    beginning = "OUTBOX_CONSUMERS['shop']['OPTIONS']['schema_registry']: has the unknown key"
+        KafkaConsumer(alias="shop", topics="a", group="b", schema_registry=options)
+    beginning = f"OUTBOX_CONSUMERS['shop']['OPTIONS']['schema_registry']{problem}"
     assert str(caught.value).startswith(beginning)
 
 
@@ -874,7 +980,8 @@ def test_records_of_confluents_protobuf_serializer_are_received(
     other = ProtobufSerializer(orders.Order.Line, client, config)(line, context)
     assert value is not None
     unknown = {**HEADERS, "ce_type": b"order.unknown"}
-    records = [(value, HEADERS), (other, HEADERS), (value[:-2], HEADERS), (value, unknown)]
+    capitals = {name.title(): text for name, text in HEADERS.items()}
+    records = [(value, capitals), (other, HEADERS), (value[:-2], HEADERS), (value, unknown)]
     produce(servers, topic, [(b"7", each, headers) for each, headers in records])
     good, wrong, cut, lost = received(
         make(format="protobuf", schemas={TYPE: orders.OrderPlaced}), 4

@@ -46,6 +46,8 @@ class ReceivedMessage:
         origin: Where it was read: a topic, stream, queue or subject.
         position: What names it within `origin`, the same each time it is delivered, such as an
             offset. Empty if the broker has no such thing.
+        has_body: False for a message without a body, if the broker tells it from an empty one: a
+            tombstone of Kafka.
     """
 
     body: bytes
@@ -54,6 +56,7 @@ class ReceivedMessage:
     key: str = ""
     origin: str = ""
     position: str = ""
+    has_body: bool = True
 
     @property
     def identity(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ ENTRY_KEYS = frozenset({"CONSUMER", "OPTIONS", "DELIVER_TO"})
 
 class ConsumerHandler:
     """The configured consumers."""
+
+    def __init__(self) -> None:
+        self._of_thread = _OfThread()
 
     def aliases(self) -> tuple[str, ...]:
         """Return the configured aliases in the order of the setting."""
@@ -50,6 +54,22 @@ class ConsumerHandler:
             except (TypeError, ValueError) as error:
                 raise BackendConfigurationError(f"{where}['OPTIONS']: {error}") from error
 
+    def decoder(self, alias: str) -> Consumer:
+        """Return an instance that is never opened, to decode messages that are stored.
+
+        Each thread has its own, and keeps it with the schemas that it knows by now. A new value of
+        the setting makes a new instance.
+
+        Raises:
+            BackendConfigurationError: A setting is invalid; the text names it and the alias.
+        """
+        entry = self.entry(alias)
+        made_of, found = self._of_thread.made.get(alias, (None, None))
+        if found is None or made_of is not entry:
+            found = self.create(alias)
+            self._of_thread.made[alias] = entry, found
+        return found
+
     def delivers_to(self, alias: str) -> str:
         """Return the alias of the backend that runs handlers for a consumer's events.
 
@@ -59,6 +79,13 @@ class ConsumerHandler:
         """
         where = f"OUTBOX_CONSUMERS[{alias!r}]['DELIVER_TO']"
         return local_backend(self.entry(alias).get("DELIVER_TO"), where)
+
+
+class _OfThread(threading.local):
+    """The instances of a thread by alias, and the settings of which they were made."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, tuple[Mapping[str, Any], Consumer]] = {}
 
 
 def local_backend(named: object, where: str) -> str:

@@ -282,6 +282,7 @@ class Writer:
             "origin": _plain(message.origin)[:most],
             "position": _plain(message.position)[:most],
             "bytes": len(message.body),
+            "has_body": message.has_body,
             "cut": most is not None,
         }
         plan = self._plan(call, {"received": received})
@@ -313,9 +314,10 @@ def redeliver(message: Message, using: str) -> None:
         key=received["key"],
         origin=received["origin"],
         position=received["position"],
+        has_body=received.get("has_body", True),  # rows of former versions do not have it
     )
     try:
-        delivery = consumers.create(alias).delivery(original)
+        delivery = consumers.decoder(alias).delivery(original)
     except BackendUnavailable as error:  # others need not wait for it
         raise TransientError(str(error), spends_retry=False) from error
     Writer(using, alias, consumers.delivers_to(alias)).write_valid([delivery])

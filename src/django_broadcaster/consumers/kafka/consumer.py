@@ -28,7 +28,7 @@ from django_broadcaster.exceptions import BackendConfigurationError, BackendUnav
 
 from .lag import Lag
 from .offsets import Partition, Receipt, to_commit
-from .records import Tombstone, as_json, is_encoded, message_of
+from .records import as_json, is_encoded, message_of
 from .settings import REFUSED, RESETS, settings_of
 
 T = TypeVar("T")
@@ -255,8 +255,7 @@ class KafkaConsumer(Consumer):
 
     def event_of(self, message: ReceivedMessage) -> CloudEvent:
         """Read a record of the binding for Kafka."""
-        body = None if isinstance(message, Tombstone) else message.body
-        return CloudEvent.from_kafka(message.headers, body)
+        return CloudEvent.from_kafka(message.headers, message.body if message.has_body else None)
 
     def health_check(self) -> bool:
         """Return True if a broker answers over a connection of its own."""

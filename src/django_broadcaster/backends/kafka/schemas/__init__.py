@@ -12,7 +12,7 @@ for the backend, and `reading` decodes values for the consumer. `avro` and `prot
 formats: each turns JSON values into its own types and back.
 """
 
-from .reading import ValueReader
+from .reading import MAGIC, ValueReader
 from .writing import ValueWriter
 
-__all__ = ["ValueReader", "ValueWriter"]
+__all__ = ["MAGIC", "ValueReader", "ValueWriter"]

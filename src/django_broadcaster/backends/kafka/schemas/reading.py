@@ -12,6 +12,12 @@ from ...options import OptionReader
 from .formats import FORMATS
 from .registry import OPTIONS, SchemaRegistry
 
+MAGIC: Final = b"\0"
+"""The first byte of the wire format."""
+
+MOST_SECONDS: Final = 60.0
+"""The longest timeout: while the registry is asked, Kafka does not hear of the receiver."""
+
 _KEYS: Final = OPTIONS | {"format", "schemas"}
 
 
@@ -32,6 +38,7 @@ class ValueReader:
         self.content_type: str = found.content_type
         """The media type of the values."""
         self._reader = found.reader(SchemaRegistry(within, options, found.client))
+        within.seconds("timeout", options.get("timeout", 5.0), 0.1, MOST_SECONDS)
 
     def open(self) -> None:
         """Ask the registry again for what it did not answer; raises BackendUnavailable."""
@@ -48,7 +55,7 @@ class ValueReader:
             InvalidEvent: The value can't be decoded.
             BackendUnavailable: The registry is unavailable.
         """
-        if value[:1] != b"\0" or len(value) < 5:
+        if value[:1] != MAGIC or len(value) < 5:
             beginning = value[:5].hex(" ") or "empty"
             raise InvalidEvent(
                 "data",
