@@ -306,6 +306,23 @@ def test_unavailable_registry_is_an_unavailable_backend(
         assert sender.send_batch([message()]) == [None]
 
 
+def test_event_that_needs_no_schema_does_not_hide_an_unavailable_registry(
+    backend: Make, servers: str, topic: str
+) -> None:
+    """Tombstones are sent; as long as no schema is known, events with data make the backend wait.
+
+    So do they after an event whose type has no schema.
+    """
+    sender = backend(url="http://127.0.0.1:1")
+    tombstone = Message.of(CloudEvent(TYPE, "/shop"), partition_key="7")
+    first, second, third = sent(sender, tombstone, message(), message(type="order.lost"))
+    assert first is None
+    assert (type(second), type(third)) == (TransientError, Rejected)
+    assert [each.value() for each in records(servers, topic)] == [None]
+    (failure,) = sender.send_batch([message()])
+    assert type(failure) is BackendUnavailable
+
+
 def test_url_of_another_server_is_an_unavailable_backend(backend: Make, registry: Registry) -> None:
     """No event is given up for a wrong path, and the error says what to check."""
     (failure,) = sent(backend(url=f"http://127.0.0.1:{registry.port}/"), message())
@@ -465,6 +482,20 @@ def test_missing_permission_holds_up_one_type_alone(backend: Make, registry: Reg
         assert "answered 403: User is denied operation" in str(failure)
         assert failure.reason == "the schema registry refuses the schema"
         assert other is None
+
+
+def test_missing_permission_that_is_met_first_does_not_stop_the_backend(
+    backend: Make, registry: Registry
+) -> None:
+    """After a start no schema is known, but the registry answers: the events of one type wait."""
+    types = {"order.a": {**ORDER, "name": "Closed"}, "order.b": ORDER}
+    with registry_proxy(registry) as proxy:
+        proxy.forbidden = "Closed"
+        sender = backend(url=proxy.url, schemas=types, subject="record")
+        for failure in sent(sender, message(type="order.a"), message(type="order.a")):
+            assert type(failure) is TransientError
+            assert not failure.spends_retry
+        assert sender.send_batch([message(type="order.b")]) == [None]
 
 
 def test_slow_registry_is_waited_for_once_a_batch(

@@ -59,7 +59,6 @@ class ValueWriter:
         self._registry = SchemaRegistry(within, options, self._format.client)
         self._encoders: dict[Pair, Encode] = {}
         self._problems: dict[Pair, DeliveryError] = {}
-        self._works_without = False  # whether an event could be sent without asking the registry
 
     def prepare(
         self,
@@ -74,7 +73,8 @@ class ValueWriter:
         that need it fail then without a retry, while the rest of the batch is sent.
 
         Raises:
-            BackendUnavailable: The registry is unavailable, and no event could be sent without it.
+            BackendUnavailable: The registry is unavailable, no schema is known, and each of the
+                events needs one.
         """
         self._problems.clear()
         pairs = [
@@ -86,10 +86,10 @@ class ValueWriter:
         outages = self._ask_for(
             sorted({each for each in pairs if each} - self._encoders.keys()), on_progress
         )
-        if any(pair not in outages for pair in pairs):
-            self._works_without = True
-        elif outages and not self._works_without:
-            raise next(iter(outages.values()))
+        if not self._encoders and all(pair in outages for pair in pairs):
+            for error in outages.values():
+                if not isinstance(error, SchemaForbidden):
+                    raise error
         for pair, error in outages.items():
             failure = TransientError(f"schema of {pair[0]!r}: {error}", spends_retry=False)
             failure.__cause__ = error
