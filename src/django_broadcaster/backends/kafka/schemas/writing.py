@@ -108,6 +108,22 @@ class ValueWriter:
         if self._unanswered in self._tried:
             self._pauses.failed(REGISTRY, 0.0)
 
+    def returned(self) -> Collection[str]:
+        """Return the names of pairs for which the registry has answered again."""
+        return self._pauses.returned()
+
+    def _raise_if_away(self, pairs: Collection[Pair]) -> None:
+        """Raise BackendUnavailable if the registry is unavailable for all of these pairs.
+
+        If the login lacks a permission for each of them, the registry is available for others.
+        """
+        errors = [self._errors[pair] for pair in pairs]
+        outages = [error for error in errors if not isinstance(error, SchemaForbidden)]
+        if outages and all(isinstance(error, BackendUnavailable) for error in outages):
+            left = self._pauses.seconds_left(REGISTRY)
+            failure = BackendUnavailable(str(outages[0]), retry_after=left)
+            raise failure from outages[0].__cause__
+
     def _ask_for(self, pairs: Sequence[Pair], on_progress: Callable[[], object]) -> list[Pair]:
         """Ask the registry for schemas; return the pairs for which a pause is to begin."""
         outage = self._outage if self._pauses.seconds_left(REGISTRY) else None
@@ -150,20 +166,6 @@ class ValueWriter:
             self._pauses.succeeded(_name(pair))
         return None
 
-    def returned(self) -> Collection[str]:
-        """Return the names of pairs for which the registry has answered again."""
-        return self._pauses.returned()
-
-    def _raise_if_away(self, pairs: Collection[Pair]) -> None:
-        """Raise BackendUnavailable if the registry is unavailable for each of these pairs."""
-        errors = [self._errors[pair] for pair in pairs]
-        if all(isinstance(each, BackendUnavailable) for each in errors):
-            for error in errors:
-                if not isinstance(error, SchemaForbidden):
-                    left = self._pauses.seconds_left(REGISTRY)
-                    failure = BackendUnavailable(str(error), retry_after=left)
-                    raise failure from error.__cause__
-
     def _failure(self, message: Message, topic: str) -> TransientError:
         """Return the error of an event whose schema the registry has not given."""
         event_type = message.event_type
@@ -178,9 +180,8 @@ class ValueWriter:
             name = _name(pair)
             left = max(map(self._pauses.seconds_left, (name, REGISTRY)))
             if isinstance(error, SchemaForbidden):
-                left = self._pauses.seconds_left(name)
-                text += "; allow this login to "
-                text += "write, or set 'register' to False" if self._register else "read"
+                hint = "write, or set 'register' to False" if self._register else "read it"
+                text += f"; allow it to {hint}"
             failure = TransientError(text, spends_retry=False, retry_after=left)
             failure.waits_for = name
             failure.sent = self._is_first(pair, message)
