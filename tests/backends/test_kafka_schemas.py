@@ -38,6 +38,7 @@ from django_broadcaster.exceptions import (
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import State, judgements
 from tests.relay.conftest import turn
 from tests.support.events import row, statuses
 from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
@@ -549,6 +550,39 @@ def test_many_events_that_wait_for_a_schema_delay_no_others_and_are_rarely_tried
     wait_until(lambda: outage.are_sent(*names), WAIT, "all events are sent")
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason", "problem"),
+    [
+        ("away", "the schema registry is unavailable", "the schema registry at 127.0.0.1:"),
+        ("forbidden", "the schema registry refuses the schema", "or set 'register' to False"),
+    ],
+)
+def test_operator_sees_why_events_wait_for_a_schema(
+    fault: str,
+    reason: str,
+    problem: str,
+    outage: Outage,
+    database: str,
+    caplog: pytest.LogCaptureFixture,
+    settings: Settings,
+) -> None:
+    """The log has the reason; the state of the backend and the event have the registry's text."""
+    with outage.begun(fault):
+        outage.publish("order.new", "b1")
+        wait_until(lambda: outage.has_failed("b1"), WAIT, "b1 failed")
+    assert f"failed at attempt 1: {reason}; retrying in" in caplog.text
+    event = row("b1", database)
+    assert event.status == "retry"
+    assert event.last_error.startswith("TransientError: schema of 'order.new', subject 'shop.New'")
+    assert problem in event.last_error
+    (found,) = judgements(database, ["default"], ["default"], {})
+    assert found.state == State.WAITING
+    settings.OUTBOX_MAX_RETRY_AGE_SECONDS = 1e-6
+    (found,) = judgements(database, ["default"], ["default"], {})
+    assert found.state == State.LATE
+    assert problem in found.verdict.error
+
+
 def test_missing_permission_holds_up_one_type_alone(backend: Make, registry: Registry) -> None:
     """The registry is asked for the other types of the batch, though none is known yet."""
     types = {"order.a": {**ORDER, "name": "Closed"}, "order.b": ORDER}
@@ -573,9 +607,11 @@ def test_missing_permission_that_is_met_first_does_not_stop_the_backend(
     with registry_proxy(registry) as proxy:
         proxy.forbidden = "Closed"
         sender = backend(url=proxy.url, schemas=types, subject="record")
-        for failure in sent(sender, message(type="order.a"), message(type="order.a")):
+        failures = sent(sender, message(type="order.a"), message(type="order.a"))
+        for failure in failures:
             assert type(failure) is TransientError
             assert not failure.spends_retry
+        assert failures[0] is not failures[1]  # one error would collect the tracebacks of all
         assert sender.send_batch([message(type="order.b")]) == [None]
 
 
