@@ -96,6 +96,18 @@ def test_the_methods_of_querysets_open_a_transaction(plain_model: type[models.Mo
     assert len(published()) == 5
 
 
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_model_without_deleted_keeps_fast_deletes(
+    plain_model: type[models.Model], outbox: str
+) -> None:
+    """Without receivers, Django deletes by one statement."""
+    manager: Any = plain_model._default_manager
+    manager.bulk_create([plain_model(name="Ada"), plain_model(name="Eve")])
+    with transaction.atomic(outbox), statements() as run:
+        manager.all().delete()
+    assert [each.split()[0] for each in run] == ["DELETE"]
+
+
 def test_the_transaction_of_a_test_case_does_not_count(
     plain_model: type[models.Model], outbox: str
 ) -> None:

@@ -95,7 +95,7 @@ def _before_delete(
     rows: dict[type[models.Model], Row | None] = {}
     for each in _deletions(sender):
         row = locked.get(each.model, {}).get(instance.pk)
-        rows[each.model] = _row(each, instance, using) if row is None else row
+        rows[each.model] = _row(each, instance, using, may_be_new=False) if row is None else row
     setattr(instance._state, _BEFORE, rows)
 
 
@@ -125,13 +125,21 @@ def _published_by(sender: type[models.Model], raw: bool) -> list[ModelEvents]:
 
 
 def _row(
-    declared: ModelEvents, instance: models.Model, using: str, *, lock: bool = True
+    declared: ModelEvents,
+    instance: models.Model,
+    using: str,
+    *,
+    lock: bool = True,
+    may_be_new: bool = True,
 ) -> Row | None:
-    """Return the declared fields of an object's row; None if it can have none yet."""
+    """Return the declared fields of an object's row; None if it has none.
+
+    An object that was not loaded may have a row all the same: only a save can take it as new.
+    """
     pk = getattr(instance, declared.pk, None)
     if pk is None:  # a child that has only the link to its parent
         pk = instance.pk
-    is_new = instance._state.adding and declared.is_table_of(type(instance))
+    is_new = may_be_new and instance._state.adding and declared.is_table_of(type(instance))
     if pk is None or (is_new and declared.has_own_pk):
         return None
     rows = read_rows(declared.model, [pk], declared.names, using, lock=lock)
