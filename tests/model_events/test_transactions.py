@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,84 @@ def test_a_savepoint_of_a_receiver_takes_its_events_with_it(outbox: str) -> None
         "parcel.changed": 2,
         "item.deleted": 2,
     }
+
+
+@contextmanager
+def _on_deletion(change: Callable[[Item], object]) -> Iterator[None]:
+    """Change the counterpart of an item that is deleted, which is the other one of two."""
+
+    def receiver(instance: Item, **_: Any) -> None:
+        for counterpart in Item.objects.exclude(pk=instance.pk):
+            change(counterpart)
+
+    pre_delete.connect(receiver, sender=Item)
+    try:
+        yield
+    finally:
+        pre_delete.disconnect(receiver, sender=Item)
+
+
+def _delete_once(item: Item) -> None:
+    if item.note != "deleting":
+        models.QuerySet(Item).update(note="deleting")
+        item.delete()
+
+
+def _delete_once_by_queryset(item: Item) -> None:
+    if item.note != "deleting":
+        models.QuerySet(Item).update(note="deleting")
+        Item.objects.filter(pk=item.pk).delete()
+
+
+@pytest.mark.parametrize("order", ["pk", "-pk"])
+@pytest.mark.parametrize("change", [_delete_once, _delete_once_by_queryset])
+def test_rows_that_a_receiver_deletes_are_published_once(
+    outbox: str, change: Callable[[Item], object], order: str
+) -> None:
+    """Although the deletion around it has read them before."""
+    Item.objects.bulk_create([Item(pk=1), Item(pk=2)])
+    clear()
+    with _on_deletion(change):
+        Item.objects.order_by(order).delete()
+    found = [(each.event_type, each.subject) for each in published()]
+    assert sorted(found) == [("item.deleted", "1"), ("item.deleted", "2")]
+
+
+def _save_as_paid(item: Item) -> None:
+    item.status = "paid"
+    item.save()
+
+
+def _save_as_paid_in_savepoint(item: Item) -> None:
+    with transaction.atomic(item._state.db):
+        _save_as_paid(item)
+
+
+def _save_silently(item: Item) -> None:
+    with suppressed():
+        _save_as_paid(item)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _save_as_paid,
+        _save_as_paid_in_savepoint,
+        _save_silently,
+        lambda item: Item.objects.filter(pk=item.pk).update(status="paid"),
+        lambda item: Item.objects.bulk_update([Item(pk=item.pk, status="paid")], ["status"]),
+    ],
+)
+def test_a_deletion_publishes_what_a_receiver_changed(
+    outbox: str, change: Callable[[Item], object]
+) -> None:
+    """The row that is deleted last was changed after the deletion had read it."""
+    Item.objects.bulk_create([Item(pk=1), Item(pk=2)])
+    clear()
+    with _on_deletion(change):
+        Item.objects.all().delete()
+    statuses = {each.data["status"] for each in published() if each.event_type == "item.deleted"}
+    assert statuses == {"new", "paid"}
 
 
 def _change_at_once(outbox: str, change: Callable[[Item], object]) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
-from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import CHUNK, LOCKED, Among, Row, chunks_of, read_rows
+from .publication import Block, Keywords, forget_rows, gathered, is_suppressed, publish
+from .rows import CHUNK, Among, Row, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -53,6 +53,8 @@ class PublishingQuerySet(models.QuerySet[M]):
             )
         if declared:
             self._check_returns_keys(objs, using)
+        if update_conflicts:
+            self._forget()
         with transaction.atomic(using, savepoint=False):
             found = super().bulk_create(
                 objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
@@ -76,6 +78,7 @@ class PublishingQuerySet(models.QuerySet[M]):
         Its rows are locked and read in the order of their primary keys, 500 at a time; updated by
         one statement, which evaluates the queryset's conditions once; and read again.
         """
+        self._forget()
         declared = [each for each in self._published() if each.updated and each.saves(kwargs)]
         if not declared or self.query.is_sliced or self.query.combinator:  # the last two raise
             return super().update(**kwargs)
@@ -112,16 +115,17 @@ class PublishingQuerySet(models.QuerySet[M]):
         those of cascades one by one.
         """
         using = self._db_for_write()
-        with transaction.atomic(using, savepoint=False), gathered(using):
-            found = super(PublishingQuerySet, self._locked(using)).delete()
+        with transaction.atomic(using, savepoint=False), gathered(using) as block:
+            self._lock(block)
+            found = super(PublishingQuerySet, self.using(using)).delete()
         self._result_cache = None
         return found
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
 
-    def _locked(self, using: str) -> Self:
-        """Return this queryset, with its rows that are there now, which are locked and read.
+    def _lock(self, block: Block) -> None:
+        """Lock and read the rows that are there now, for the deletion in this block.
 
         Rows that meet the conditions only later are deleted, too, and read one by one.
         """
@@ -131,16 +135,12 @@ class PublishingQuerySet(models.QuerySet[M]):
         query, has_values = self.query, getattr(self, "_fields", None) is not None
         is_refused = query.is_sliced or query.combinator or query.distinct_fields or has_values
         if not declared or is_refused:  # Django raises an error for the latter
-            return self
-        pks = self._pks(using)
-        rows: dict[type[models.Model], dict[Any, Row]] = {}
+            return
+        pks = self._pks(block.using)
         for each in declared:
-            rows[each.model] = {}
+            rows = block.locked.setdefault(each.model, {})
             for chunk in chunks_of(pks):
-                rows[each.model] |= read_rows(each.model, chunk, each.names, using, lock=True)
-        locked = self.using(using)
-        setattr(locked, LOCKED, rows)
-        return locked
+                rows |= read_rows(each.model, chunk, each.names, block.using, lock=True)
 
     def _pks(self, using: str) -> list[Any]:
         """Return the primary keys of the rows, in the order in which every change locks them."""
@@ -152,6 +152,11 @@ class PublishingQuerySet(models.QuerySet[M]):
     def _db_for_write(self) -> str:
         self._for_write = True  # without this, `db` would be where the router reads
         return self.db
+
+    def _forget(self) -> None:
+        """Forget the rows that a deletion around this change has read."""
+        for each in model_events.of(self.model):
+            forget_rows(each.model, self._db_for_write())
 
     def _published(self) -> list[ModelEvents]:
         return [] if is_suppressed(self.model) else model_events.of(self.model)

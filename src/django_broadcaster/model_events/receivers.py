@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import connections, models
@@ -12,8 +12,8 @@ from django_broadcaster.exceptions import WrongTransaction
 from django_broadcaster.publishing import has_transaction
 
 from .declarations import ModelEvents, model_events
-from .publication import Keywords, is_suppressed, publish
-from .rows import LOCKED, Row, read_rows
+from .publication import Keywords, current_block, forget_rows, is_suppressed, publish
+from .rows import Row, read_rows
 
 _BEFORE = "_django_broadcaster_before"
 """The attribute of an object's `_state` with its rows before a save or a deletion, by model."""
@@ -32,6 +32,8 @@ def _receivers(model: type[models.Model]) -> list[tuple[ModelSignal, Any]]:
         found += [(pre_save, _before_save), (post_save, _after_save)]
     if any(each.deleted and each.is_table_of(model) for each in model_events.of(model)):
         found += [(pre_delete, _before_delete), (post_delete, _after_delete)]
+    if any(each.deleted for each in model_events.of(model)):
+        found += [(post_save, _forget)]
     return found
 
 
@@ -84,31 +86,50 @@ def _after_save(
 
 
 def _before_delete(
-    sender: type[models.Model], instance: models.Model, using: str, origin: Any = None, **_: Any
+    sender: type[models.Model], instance: models.Model, using: str, **_: Any
 ) -> None:
     """Lock the row, and keep its last values: after the deletion it can't be read.
 
     A `PublishingQuerySet` has locked its rows, in few statements. Other rows are read one by one:
-    those of cascades, which may be of the same model, and those that were not in the queryset yet.
+    those of cascades, those that were not in the queryset yet, and those that were changed since.
     """
-    locked: Mapping[type[models.Model], Mapping[Any, Row]] = getattr(origin, LOCKED, {})
+    block = current_block(using)
     rows: dict[type[models.Model], Row | None] = {}
     for each in _deletions(sender):
-        row = locked.get(each.model, {}).get(instance.pk)
-        rows[each.model] = _row(each, instance, using, may_be_new=False) if row is None else row
+        row = block.locked.get(each.model, {}).get(instance.pk) if block else None
+        if row is None:
+            row = _row(each, instance, using, may_be_new=False)
+        if row is not None and block:
+            block.deleted.discard((each.model, row[each.pk]))
+        rows[each.model] = row
     setattr(instance._state, _BEFORE, rows)
 
 
 def _after_delete(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
-    """Publish `deleted`, unless another transaction had deleted the row already."""
+    """Publish `deleted`, unless the row was deleted before: by another transaction or a receiver."""
+    _forget(sender, instance, using)
     rows: dict[type[models.Model], Row | None]
     rows = instance._state.__dict__.pop(_BEFORE, {})
-    events = [
-        each.event(each.deleted, row)
-        for each in _deletions(sender)
-        if each.deleted and (row := rows.get(each.model)) is not None
-    ]
+    block = current_block(using)
+    events: list[Keywords] = []
+    for each in _deletions(sender):
+        row = rows.get(each.model)
+        if row is None or each.deleted is None:
+            continue
+        if block:
+            identity = each.model, row[each.pk]
+            if identity in block.deleted:
+                continue
+            block.deleted.add(identity)
+        events.append(each.event(each.deleted, row))
     publish(events, using)
+
+
+def _forget(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
+    """Forget the row that a deletion around this change has read."""
+    for each in model_events.of(sender):
+        pk = each.model._meta.pk.to_python(getattr(instance, each.pk, instance.pk))
+        forget_rows(each.model, using, [pk])
 
 
 def _deletions(sender: type[models.Model]) -> list[ModelEvents]:

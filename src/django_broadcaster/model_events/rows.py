@@ -14,9 +14,6 @@ from django.db.models.sql.compiler import SQLCompiler
 CHUNK: Final = 500
 """The rows of a statement. SQLite takes 999 parameters, some of which a queryset has itself."""
 
-LOCKED: Final = "_django_broadcaster_locked"
-"""The attribute of a queryset that deletes with its rows by primary key, by model."""
-
 Row = dict[str, Any]
 """The values of a row by the names of their attributes, such as `customer_id`."""
 
