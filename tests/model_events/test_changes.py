@@ -411,6 +411,20 @@ def test_a_child_of_an_existing_row_updates_it(outbox: str) -> None:
     ]
 
 
+def test_a_child_of_an_existing_row_does_not_create_it(
+    outbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor if the parent declares `created` alone, for which a save of it reads no row before."""
+    (declared,) = model_events.of(Item)
+    monkeypatch.setattr(declared, "updated", None)
+    item = Item.objects.create()
+    clear()
+    SpecialItem(item_ptr=item, status="special").save()
+    assert published() == []
+    SpecialItem.objects.create()
+    assert [each.event_type for each in published()] == ["item.created"]
+
+
 def test_a_declared_class_validates_and_names_its_event(outbox: str) -> None:
     """Type, source, key and version come from the class."""
     parcel = Parcel.objects.create(kilos="1.2")

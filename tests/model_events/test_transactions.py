@@ -19,6 +19,7 @@ from django.test.utils import isolate_apps
 from django_broadcaster.exceptions import WrongTransaction
 from django_broadcaster.model_events import (
     PublishingManager,
+    PublishingQuerySet,
     model_events,
     publishes,
     rows,
@@ -28,7 +29,7 @@ from django_broadcaster.model_events.publication import is_suppressed
 from tests.app.models import Customer, Folder, Item, Parcel, SpecialItem
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
-from tests.support.databases import ANY, SERVERS
+from tests.support.databases import ANY, POSTGRESQL, SERVERS
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 
@@ -391,6 +392,9 @@ def test_a_deletion_evaluates_its_conditions_when_it_has_the_locks(outbox: str) 
     [
         lambda: Item.objects.order_by("-pk").update(status="paid"),
         lambda: Item.objects.order_by("-pk").delete(),
+        lambda: Item.objects.bulk_update(
+            [Item(pk=pk, status="paid") for pk in (2, 1)], ["status"], batch_size=1
+        ),
     ],
 )
 def test_bulk_changes_lock_rows_in_one_order(
@@ -407,6 +411,55 @@ def test_bulk_changes_lock_rows_in_one_order(
             Item.objects.select_for_update().get(pk=2)
         done.result(20)
     assert Item.objects.filter(status="new").count() == 0
+
+
+@pytest.mark.parametrize("database", POSTGRESQL, indirect=True)
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda folder: folder.delete(),
+        lambda folder: Folder.objects.all().delete(),
+        lambda folder: models.QuerySet(Folder).delete(),
+    ],
+)
+def test_a_deletion_does_not_deadlock_with_a_change_of_a_referenced_row(
+    outbox: str, delete: Callable[[Folder], object]
+) -> None:
+    """A transaction that refers to a row holds FOR KEY SHARE, and may change the row then."""
+    folder = Folder.objects.create(name="before")
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            with connections[outbox].cursor() as cursor:
+                cursor.execute(f"SELECT FROM {Folder._meta.db_table} FOR KEY SHARE")
+            done = start(lambda: delete(folder))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
+            Folder.objects.update(name="after")
+        done.result(20)
+    assert [each.data["name"] for each in published()] == ["after"]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.update(status="paid"),
+        lambda found: found.delete(),
+    ],
+)
+def test_a_bulk_change_ignores_the_lock_of_its_queryset(
+    outbox: str, change: Callable[[PublishingQuerySet[Item]], object]
+) -> None:
+    """As Django does: DISTINCT works with it, and SKIP LOCKED leaves no row out."""
+    Item.objects.create()
+    change(Item.objects.select_for_update().distinct())
+    item = Item.objects.create()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=item.pk)
+            done = start(lambda: change(Item.objects.select_for_update(skip_locked=True)))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the change waits")
+        done.result(20)
+    assert not Item.objects.filter(status="new").exists()
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)

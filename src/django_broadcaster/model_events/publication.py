@@ -22,7 +22,7 @@ _suppressed: ContextVar[tuple[type[models.Model], ...]] = ContextVar("suppressed
 
 @dataclass(frozen=True)
 class Block:
-    """What a `gathered` block has collected so far."""
+    """The events and rows of a `gathered` block so far."""
 
     using: str
     savepoints: list[str]

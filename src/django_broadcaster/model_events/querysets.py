@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from django.db import NotSupportedError, connections, models, transaction
 
@@ -66,10 +66,16 @@ class PublishingQuerySet(models.QuerySet[M]):
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
     ) -> int:
-        """Update the given fields of objects by `update`, in batches of 500 or less."""
-        fields = list(fields)
+        """Update the given fields of objects by `update`, in batches of 500 or less.
+
+        Its batches are in the order of the primary keys, in which every change locks rows.
+        """
+        objs, fields = list(objs), list(fields)
         if any(each.updated and each.saves(fields) for each in self._published()):
             batch_size = CHUNK if batch_size is None else min(batch_size, CHUNK)
+            if all(obj.pk is not None for obj in objs):  # otherwise Django raises an error
+                to_python = self.model._meta.pk.to_python
+                objs.sort(key=lambda obj: to_python(obj.pk))
         return super().bulk_update(objs, fields, batch_size)
 
     def update(self, **kwargs: Any) -> int:
@@ -140,11 +146,15 @@ class PublishingQuerySet(models.QuerySet[M]):
         for each in declared:
             rows = block.locked.setdefault(each.model, {})
             for chunk in chunks_of(pks):
-                rows |= read_rows(each.model, chunk, each.names, block.using, lock=True)
+                rows |= read_rows(
+                    each.model, chunk, each.names, block.using, lock=True, deletes=True
+                )
 
     def _pks(self, using: str) -> list[Any]:
         """Return the primary keys of the rows, in the order in which every change locks them."""
         found = self.using(using).values_list("pk", flat=True)
+        # Django's own statements drop it; here DISTINCT may refuse it, and it may leave rows out.
+        found.query.select_for_update = False
         if not self.query.distinct_fields:  # these choose rows by the queryset's own order
             found = found.order_by("pk")
         return list(dict.fromkeys(found))

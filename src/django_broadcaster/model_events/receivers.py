@@ -56,7 +56,11 @@ def _before_save(
             "commit with it; wrap the call in transaction.atomic(), or let the model inherit from "
             "PublishingModel"
         )
-    before = {each.model: _row(each, instance, using) for each in concerned if each.updated}
+    before = {
+        each.model: _row(each, instance, using)
+        for each in concerned
+        if each.updated or (each.created and not each.is_table_of(sender))
+    }
     setattr(instance._state, _BEFORE, before)
 
 
@@ -75,7 +79,7 @@ def _after_save(
     events: list[Keywords] = []
     for each in _published_by(sender, raw):
         old = before.get(each.model)
-        # A child may be created for a row of its parent that exists.
+        # A child may be created for a row of its parent that exists already.
         event = each.created if created and old is None else each.updated
         if event is None or not each.saves(update_fields):
             continue
@@ -98,7 +102,7 @@ def _before_delete(
     for each in _deletions(sender):
         row = block.locked.get(each.model, {}).get(instance.pk) if block else None
         if row is None:
-            row = _row(each, instance, using, may_be_new=False)
+            row = _row(each, instance, using, deletes=True)
         if row is not None and block:
             block.deleted.discard((each.model, row[each.pk]))
         rows[each.model] = row
@@ -106,7 +110,7 @@ def _before_delete(
 
 
 def _after_delete(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
-    """Publish `deleted`, unless the row was deleted before: by another transaction or a receiver."""
+    """Publish `deleted`, unless another transaction or a receiver had deleted the row already."""
     _forget(sender, instance, using)
     rows: dict[type[models.Model], Row | None]
     rows = instance._state.__dict__.pop(_BEFORE, {})
@@ -151,7 +155,7 @@ def _row(
     using: str,
     *,
     lock: bool = True,
-    may_be_new: bool = True,
+    deletes: bool = False,
 ) -> Row | None:
     """Return the declared fields of an object's row; None if it has none.
 
@@ -160,8 +164,8 @@ def _row(
     pk = getattr(instance, declared.pk, None)
     if pk is None:  # a child that has only the link to its parent
         pk = instance.pk
-    is_new = may_be_new and instance._state.adding and declared.is_table_of(type(instance))
+    is_new = not deletes and instance._state.adding and declared.is_table_of(type(instance))
     if pk is None or (is_new and declared.has_own_pk):
         return None
-    rows = read_rows(declared.model, [pk], declared.names, using, lock=lock)
+    rows = read_rows(declared.model, [pk], declared.names, using, lock=lock, deletes=deletes)
     return next(iter(rows.values()), None)
