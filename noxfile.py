@@ -62,8 +62,8 @@ os.environ["PATH"] = os.pathsep.join([str(f) for f in _FOLDERS if f] + os.get_ex
 
 
 def _groups(project: dict[str, object]) -> list[str]:
-    """What the tests need; the MariaDB driver only where it can be compiled."""
-    groups = ["test"]
+    """What the tests need, Sphinx included; the MariaDB driver only where it can be compiled."""
+    groups = ["test", "docs"]
     headers = subprocess.run([sys.executable, "tools/services.py", "headers"], check=False)
     if headers.returncode == 0:
         groups.append("mariadb")
