@@ -163,10 +163,8 @@ def _nesting_of_body(given: dict[str, Any]) -> int:
     `celery.chord_unlock` gets this number too, since it continues a task as the body does.
     """
     arguments: Any = given.get("args") or ()
-    if len(arguments) > 1:
-        body = arguments[1]
-    else:
-        body = (given.get("kwargs") or {}).get("callback") or {}
+    keywords = given.get("kwargs") or {}
+    body = arguments[1] if len(arguments) > 1 else keywords.get("callback") or {}
     return body.get("options", {}).get("replaced_task_nesting") or 0
 
 
