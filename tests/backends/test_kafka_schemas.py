@@ -9,7 +9,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from confluent_kafka import Message as KafkaRecord
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer
+from django.utils import timezone
 
 from django_broadcaster.backends import KafkaBackend, Message
 from django_broadcaster.events import CloudEvent
@@ -34,14 +35,16 @@ from django_broadcaster.exceptions import (
     Rejected,
     TransientError,
 )
+from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop
+from django_broadcaster.store import State, judgements
 from tests.relay.conftest import turn
 from tests.support.events import row, statuses
 from tests.support.kafka_server import headers_of, make_topic, records, shared_servers
 from tests.support.kafka_transactions import committed
 from tests.support.protobuf_classes import generated
-from tests.support.registry_proxy import registry_proxy
+from tests.support.registry_proxy import RegistryProxy, registry_proxy
 from tests.support.schema_registry import ORDER, shared_registry, through
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls_cases import CASES, host_of, tls_options
@@ -306,6 +309,23 @@ def test_unavailable_registry_is_an_unavailable_backend(
         assert sender.send_batch([message()]) == [None]
 
 
+def test_event_that_needs_no_schema_does_not_hide_an_unavailable_registry(
+    backend: Make, servers: str, topic: str
+) -> None:
+    """Tombstones are sent; as long as no schema is known, events with data make the backend wait.
+
+    So do they after an event whose type has no schema.
+    """
+    sender = backend(url="http://127.0.0.1:1")
+    tombstone = Message.of(CloudEvent(TYPE, "/shop"), partition_key="7")
+    first, second, third = sent(sender, tombstone, message(), message(type="order.lost"))
+    assert first is None
+    assert (type(second), type(third)) == (TransientError, Rejected)
+    assert [each.value() for each in records(servers, topic)] == [None]
+    (failure,) = sender.send_batch([message()])
+    assert type(failure) is BackendUnavailable
+
+
 def test_url_of_another_server_is_an_unavailable_backend(backend: Make, registry: Registry) -> None:
     """No event is given up for a wrong path, and the error says what to check."""
     (failure,) = sent(backend(url=f"http://127.0.0.1:{registry.port}/"), message())
@@ -394,15 +414,64 @@ def test_relay_waits_for_the_registry_and_gives_up_single_events(
     assert arrived.index("a1") < arrived.index("a3")
 
 
-@pytest.mark.parametrize("fault", ["away", "forbidden"])
-def test_known_schemas_are_sent_while_another_one_can_not_be_asked_for(
-    fault: str, database: str, settings: Settings, registry: Registry, servers: str, topic: str
-) -> None:
-    """The events of one type wait, and spend no retry; those of the others are sent.
+class Outage:
+    """A relay to a registry that can be away, or refuse this login the schema of one type."""
 
-    The registry is away, or refuses this login the one subject.
-    """
-    subjects = {"order.placed": ORDER, "order.new": {**ORDER, "name": "New"}}
+    def __init__(
+        self, database: str, loop: DeliveryLoop, proxy: RegistryProxy, path_to_it: TcpProxy
+    ) -> None:
+        self._database = database
+        self.loop = loop
+        self._proxy = proxy
+        self._path_to_it = path_to_it
+        self.now = 0.0
+        """The time by which pauses end."""
+
+    @contextmanager
+    def begun(self, fault: str) -> Iterator[None]:
+        """Cause the fault for the time of the block."""
+        with ExitStack() as stack:
+            if fault == "away":
+                stack.enter_context(self._path_to_it.away())
+            else:
+                self._proxy.forbidden = "New"
+            yield
+        self._proxy.forbidden = ""
+
+    def publish(self, event_type: str, *names: str) -> None:
+        """Publish an event for each name."""
+        for name in names:
+            publisher.publish_event(event_type, "/shop", DATA, subject=name, using=self._database)
+
+    def are_sent(self, *names: str) -> bool:
+        """Take a turn; return True if these events are published."""
+        turn(self.loop, 50)
+        found = statuses(self._database)
+        return all(found[name] == "published" for name in names)
+
+    def has_failed(self, name: str) -> bool:
+        """Take a turn; return True if the event has an error."""
+        turn(self.loop, 50)
+        return bool(row(name, self._database).last_error)
+
+    def end_pauses(self) -> None:
+        """Let time pass: pauses end, and events that were not put off for longer are due."""
+        self.now += 60
+        soon = timezone.now() + timedelta(seconds=100)
+        waiting = OutboxEvent.objects.using(self._database).filter(status="retry")
+        assert waiting.filter(scheduled_at__lt=soon).hasten()
+
+
+@pytest.fixture
+def outage(
+    database: str,
+    settings: Settings,
+    registry: Registry,
+    servers: str,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Outage]:
+    """A relay that has sent an event of `TYPE`; `order.new` is not known yet."""
     with (
         registry_proxy(registry) as proxy,
         TcpProxy("127.0.0.1", proxy.port) as path_to_it,
@@ -412,45 +481,106 @@ def test_known_schemas_are_sent_while_another_one_can_not_be_asked_for(
             "topic": topic,
             "schema_registry": {
                 "url": through(path_to_it),
-                "schemas": subjects,
+                "schemas": {TYPE: ORDER, "order.new": {**ORDER, "name": "New"}},
                 "subject": "record",
             },
         }
         path = "django_broadcaster.backends.KafkaBackend"
         settings.OUTBOX_PUBLISHERS = {"default": {"BACKEND": path, "OPTIONS": options}}
-
-        def publish(event_type: str, name: str) -> None:
-            publisher.publish_event(event_type, "/shop", DATA, subject=name, using=database)
-
-        def are_sent(*names: str) -> bool:
-            turn(loop)
-            found = statuses(database)
-            return all(found[name] == "published" for name in names)
-
-        def has_failed(name: str) -> bool:
-            turn(loop)
-            return bool(row(name, database).last_error)
-
         with DeliveryLoop(database, "default") as loop:
-            publish(TYPE, "a1")
-            wait_until(lambda: are_sent("a1"), WAIT, "the schema is known")
-            with ExitStack() as stack:
-                if fault == "away":
-                    stack.enter_context(path_to_it.away())
-                else:
-                    proxy.forbidden = "New"
-                publish("order.new", "b1")
-                wait_until(lambda: has_failed("b1"), WAIT, "b1 failed")
-                publish("order.new", "b2")
-                publish(TYPE, "a2")
-                publish("order.new", "b3")
-                wait_until(lambda: are_sent("a2"), WAIT, "the known type is sent")
-                wait_until(lambda: has_failed("b3"), WAIT, "b3 failed")
-                waiting = [row(name, database) for name in ("b1", "b2", "b3")]
-                assert {(each.status, each.retry_count) for each in waiting} == {("retry", 0)}
-                assert "schema of 'order.new': the schema registry at" in waiting[2].last_error
-            proxy.forbidden = ""
-            wait_until(lambda: are_sent("b1", "b2", "b3"), WAIT, "all events are sent")
+            outage = Outage(database, loop, proxy, path_to_it)
+            backend = loop.broker.backend
+            assert isinstance(backend, KafkaBackend)
+            assert backend._values is not None
+            monkeypatch.setattr(backend._values._pauses, "_clock", lambda: outage.now)
+            outage.publish(TYPE, "known")
+            wait_until(lambda: outage.are_sent("known"), WAIT, "the schema is known")
+            yield outage
+
+
+FAULTS = pytest.mark.parametrize("fault", ["away", "forbidden"])
+
+
+@FAULTS
+def test_known_schemas_are_sent_while_another_one_can_not_be_asked_for(
+    fault: str, outage: Outage, database: str
+) -> None:
+    """The events of one type wait, and spend no retry; those of the others are sent."""
+    with outage.begun(fault):
+        outage.publish("order.new", "b1")
+        wait_until(lambda: outage.has_failed("b1"), WAIT, "b1 failed")
+        outage.publish("order.new", "b2")
+        outage.publish(TYPE, "a2")
+        outage.publish("order.new", "b3")
+        wait_until(lambda: outage.are_sent("a2"), WAIT, "the known type is sent")
+        wait_until(lambda: outage.has_failed("b3"), WAIT, "b3 failed")
+        waiting = [row(name, database) for name in ("b1", "b2", "b3")]
+        assert {(each.status, each.retry_count) for each in waiting} == {("retry", 0)}
+        text = "schema of 'order.new', subject 'shop.New': the schema registry at"
+        assert text in waiting[2].last_error
+    outage.end_pauses()
+    wait_until(lambda: outage.are_sent("b1", "b2", "b3"), WAIT, "all events are sent")
+
+
+@FAULTS
+def test_many_events_that_wait_for_a_schema_delay_no_others_and_are_rarely_tried(
+    fault: str, outage: Outage, database: str
+) -> None:
+    """Each pause has one attempt, of one event; all are sent at once when the schema is there."""
+    names = [f"b{number}" for number in range(300)]
+    attempts = OutboxAttempt.objects.using(database)
+    with outage.begun(fault):
+        outage.publish("order.new", *names)
+        outage.publish(TYPE, "a2")
+        for _ in range(len(names) // 50 + 1):
+            turn(outage.loop, 50)
+        assert statuses(database)["a2"] == "published"
+        assert attempts.count() == 1
+        for number in range(3):
+            outage.end_pauses()
+            outage.publish(TYPE, f"a{number + 3}")
+            turn(outage.loop, 50)
+            assert statuses(database)[f"a{number + 3}"] == "published"
+            assert attempts.count() == number + 2
+        later = timezone.now() + timedelta(seconds=100)
+        waiting = OutboxEvent.objects.using(database).filter(status="retry")
+        assert waiting.filter(scheduled_at__lt=later).count() < 10
+        assert waiting.count() == len(names)
+    outage.end_pauses()
+    wait_until(lambda: outage.are_sent(*names), WAIT, "all events are sent")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "problem"),
+    [
+        ("away", "the schema registry is unavailable", "the schema registry at 127.0.0.1:"),
+        ("forbidden", "the schema registry refuses the schema", "or set 'register' to False"),
+    ],
+)
+def test_operator_sees_why_events_wait_for_a_schema(
+    fault: str,
+    reason: str,
+    problem: str,
+    outage: Outage,
+    database: str,
+    caplog: pytest.LogCaptureFixture,
+    settings: Settings,
+) -> None:
+    """The log has the reason; the state of the backend and the event have the registry's text."""
+    with outage.begun(fault):
+        outage.publish("order.new", "b1")
+        wait_until(lambda: outage.has_failed("b1"), WAIT, "b1 failed")
+    assert f"failed at attempt 1: {reason}; retrying in" in caplog.text
+    event = row("b1", database)
+    assert event.status == "retry"
+    assert event.last_error.startswith("TransientError: schema of 'order.new', subject 'shop.New'")
+    assert problem in event.last_error
+    (found,) = judgements(database, ["default"], ["default"], {})
+    assert found.state == State.WAITING
+    settings.OUTBOX_MAX_RETRY_AGE_SECONDS = 1e-6
+    (found,) = judgements(database, ["default"], ["default"], {})
+    assert found.state == State.LATE
+    assert problem in found.verdict.error
 
 
 def test_missing_permission_holds_up_one_type_alone(backend: Make, registry: Registry) -> None:
@@ -462,28 +592,60 @@ def test_missing_permission_holds_up_one_type_alone(backend: Make, registry: Reg
         failure, other = sent(sender, *(message(type=each) for each in types))
         assert type(failure) is TransientError
         assert not failure.spends_retry
-        assert "answered 403: User is denied operation" in str(failure)
+        assert str(failure).endswith(
+            "answered 403: User is denied operation; allow it to write, or set 'register' to False"
+        )
         assert failure.reason == "the schema registry refuses the schema"
         assert other is None
 
 
-def test_slow_registry_is_waited_for_once_a_batch(
-    backend: Make, registry: Registry, topic: str
+def test_missing_permission_that_is_met_first_does_not_stop_the_backend(
+    backend: Make, registry: Registry
 ) -> None:
-    """After a timeout the other unknown schemas of the batch are not asked for."""
+    """After a start no schema is known, but the registry answers: the events of one type wait."""
+    types = {"order.a": {**ORDER, "name": "Closed"}, "order.b": ORDER}
+    with registry_proxy(registry) as proxy:
+        proxy.forbidden = "Closed"
+        sender = backend(url=proxy.url, schemas=types, subject="record")
+        failures = sent(sender, message(type="order.a"), message(type="order.a"))
+        for failure in failures:
+            assert type(failure) is TransientError
+            assert not failure.spends_retry
+        assert failures[0] is not failures[1]  # one error would collect the tracebacks of all
+        assert sender.send_batch([message(type="order.b")]) == [None]
+
+
+def test_slow_registry_is_waited_for_once_a_pause(
+    backend: Make, registry: Registry, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a timeout no other schema is asked for; after the pause, the others come first."""
+    now = [0.0]
     types = {f"order.{name}": {**ORDER, "name": name} for name in ("a", "b", "c")}
     with registry_proxy(registry) as proxy:
         sender = backend(
             url=proxy.url, timeout=2, schemas={TYPE: ORDER, **types}, subject="topic_record"
         )
+        assert sender._values is not None
+        monkeypatch.setattr(sender._values._pauses, "_clock", lambda: now[0])
         assert sent(sender, message()) == [None]
         proxy.asked.clear()
-        proxy.silent = topic
-        failures = sender.send_batch([message(), *(message(type=each) for each in types)])
-        assert failures[0] is None
-        assert [type(each) for each in failures[1:]] == [TransientError] * 3
-        assert not any(each.spends_retry for each in failures[1:])
-        assert len(proxy.asked) == 1
+        proxy.silent = f"{topic}-shop.a"
+        batch = [message(), *(message(type=f"order.{name}") for name in ("a", "b", "b"))]
+        for has_tried in (True, False):
+            first, *failures = sender.send_batch(batch)
+            assert first is None
+            assert [type(each) for each in failures] == [TransientError] * 3
+            assert not any(each.spends_retry for each in failures if each)
+            assert [each.sent for each in failures if each] == [has_tried, False, False]
+            assert [each.retry_after for each in failures if each] == [1.0] * 3
+            batch[-1] = message(type="order.c")
+            assert len(proxy.asked) == 1
+        assert sender.returned() == set()
+        now[0] += 1.0
+        first, second, *others = sender.send_batch(batch)
+        assert type(second) is TransientError
+        assert [first, *others] == [None] * 3
+        assert sender.returned() == {f"order.{name} {topic}" for name in ("b", "c")}
 
 
 def drained(loop: DeliveryLoop, database: str) -> bool:

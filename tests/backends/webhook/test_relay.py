@@ -12,7 +12,7 @@ from django.db import transaction
 from standardwebhooks.webhooks import Webhook
 
 from django_broadcaster import endpoints as endpoints_module
-from django_broadcaster.backends.webhook import pauses as pauses_module
+from django_broadcaster.backends import pauses as pauses_module
 from django_broadcaster.models import OutboxAttempt, OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.publishers import publisher
 from django_broadcaster.relay.loop import DeliveryLoop

@@ -291,6 +291,10 @@ class KafkaBackend(ConnectedBackend[Connection], BindingBackend):
         name = self.topic if self._template.is_constant else "events"
         return self.address.answers(name, min(self.timeout, HEALTH_SECONDS))
 
+    def returned(self) -> Collection[str]:
+        """Return the names of schemas for which the registry has answered again."""
+        return () if self._values is None else self._values.returned()
+
     def validate_config(self, config: Mapping[str, Any]) -> None:
         """Raise InvalidPublisherConfig for an unknown key or a wrong topic."""
         super().validate_config(config)

@@ -23,6 +23,7 @@ from django_broadcaster.backends.credentials import TLS
 from django_broadcaster.backends.errors import unavailable
 from django_broadcaster.backends.options import OptionReader
 from django_broadcaster.backends.outcomes import MessageBatch
+from django_broadcaster.backends.pauses import Pauses
 from django_broadcaster.backends.uninstrumented import uninstrumented
 from django_broadcaster.exceptions import (
     BackendUnavailable,
@@ -44,7 +45,6 @@ from .options import (
     read_origin,
     read_secrets,
 )
-from .pauses import Pauses
 from .sender import ABOUT_THE_ENDPOINT, ABOUT_THE_ONLY_ENDPOINT, Endpoint, Sender
 from .signatures import Signer
 from .urls import place_of, read_url, target_of

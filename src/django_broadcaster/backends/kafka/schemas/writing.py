@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from django_broadcaster.events.grammar import is_json_type
 from django_broadcaster.events.json_format import parse_json
-from django_broadcaster.exceptions import (
-    BackendUnavailable,
-    DeliveryError,
-    Rejected,
-    TransientError,
-)
+from django_broadcaster.exceptions import BackendUnavailable, Rejected, TransientError
 from django_broadcaster.typed_events.codec import Mismatch
 
 from ...base import Message
 from ...bindings import KAFKA, WireMessage
 from ...options import OptionReader
+from ...pauses import Pauses
 from .formats import FORMATS
 from .registry import OPTIONS, SchemaForbidden, SchemaProblem, SchemaRegistry
 
@@ -35,6 +31,9 @@ Encode = Callable[[Any], bytes]
 
 Pair = tuple[str, str]
 """An event type and a topic."""
+
+REGISTRY: Final = ""
+"""The registry as a whole, beside the names of pairs."""
 
 
 class ValueWriter:
@@ -58,8 +57,16 @@ class ValueWriter:
         ]
         self._registry = SchemaRegistry(within, options, self._format.client)
         self._encoders: dict[Pair, Encode] = {}
-        self._problems: dict[Pair, DeliveryError] = {}
-        self._works_without = False  # whether an event could be sent without asking the registry
+        self._errors: dict[Pair, Exception] = {}
+        """Why there is no encoder: the last error of each pair that was needed and is not known."""
+        self._pauses = Pauses()
+        """For how long pairs are not asked for, by their names, and the registry as `REGISTRY`."""
+        self._outage: BackendUnavailable | None = None
+        """The last error of a registry that did not answer."""
+        self._unanswered: Pair | None = None
+        """The pair whose call had no answer; it is asked for last."""
+        self._tried: dict[Pair, Message | None] = {}
+        """The pairs that were asked for with this batch, each with its first event that failed."""
 
     def prepare(
         self,
@@ -69,65 +76,126 @@ class ValueWriter:
     ) -> None:
         """Ask the registry for the schemas of messages, each once.
 
-        A schema that the registry refuses is asked for again with the next batch. After the first
-        call that was not answered, the registry is not asked for the others of the batch. Events
-        that need it fail then without a retry, while the rest of the batch is sent.
+        A schema that the registry refuses is asked for again with the next batch. After a call that
+        was not answered, the registry is not asked for any schema until a pause has ended. Events
+        that need one fail then without a retry, while the rest of the batch is sent. A schema for
+        which the permission is missing has a pause of its own.
 
         Raises:
-            BackendUnavailable: The registry is unavailable, and no event could be sent without it.
+            BackendUnavailable: The registry is unavailable, no schema is known, and each of the
+                events needs one.
         """
-        self._problems.clear()
+        self._tried.clear()
         pairs = [
             (message.event_type, topic)
             if isinstance(topic, str) and message.data_json is not None
             else None
             for message, topic in zip(messages, topics, strict=True)
         ]
-        outages = self._ask_for(
-            sorted({each for each in pairs if each} - self._encoders.keys()), on_progress
-        )
-        if any(pair not in outages for pair in pairs):
-            self._works_without = True
-        elif outages and not self._works_without:
-            raise next(iter(outages.values()))
-        for pair, error in outages.items():
-            failure = TransientError(f"schema of {pair[0]!r}: {error}", spends_retry=False)
-            failure.__cause__ = error
-            is_forbidden = isinstance(error, SchemaForbidden)
-            verb = "refuses the schema" if is_forbidden else "is unavailable"
-            failure.reason = f"the schema registry {verb}"
-            self._problems[pair] = failure
+        unknown = {
+            pair
+            for pair in pairs
+            if pair and pair not in self._encoders and self._format.schema(pair[0]) is not None
+        }
+        if not unknown:
+            return
+        last = self._unanswered
+        waiting = self._ask_for(sorted(unknown, key=lambda each: (each == last, each)), on_progress)
+        if not self._encoders and unknown.issuperset(pairs):
+            self._raise_if_away(unknown)
+        for pair in waiting:
+            self._pauses.failed(_name(pair), 0.0)
+        if self._unanswered in self._tried:
+            self._pauses.failed(REGISTRY, 0.0)
 
-    def _ask_for(
-        self, pairs: Sequence[Pair], on_progress: Callable[[], object]
-    ) -> dict[Pair, BackendUnavailable]:
-        """Ask the registry for schemas; return those for which it is unavailable, and why."""
-        outages: dict[Pair, BackendUnavailable] = {}
-        outage: BackendUnavailable | None = None
+    def returned(self) -> Collection[str]:
+        """Return the names of pairs for which the registry has answered again."""
+        return self._pauses.returned()
+
+    def _raise_if_away(self, pairs: Collection[Pair]) -> None:
+        """Raise BackendUnavailable if the registry is unavailable for all of these pairs.
+
+        If the login lacks a permission for each of them, the registry is available for others.
+        """
+        errors = [self._errors[pair] for pair in pairs]
+        outages = [error for error in errors if not isinstance(error, SchemaForbidden)]
+        if outages and all(isinstance(error, BackendUnavailable) for error in outages):
+            left = self._pauses.seconds_left(REGISTRY)
+            failure = BackendUnavailable(str(outages[0]), retry_after=left)
+            raise failure from outages[0].__cause__
+
+    def _ask_for(self, pairs: Sequence[Pair], on_progress: Callable[[], object]) -> list[Pair]:
+        """Ask the registry for schemas; return the pairs for which a pause is to begin."""
+        outage = self._outage if self._pauses.seconds_left(REGISTRY) else None
+        waiting = []
         for pair in pairs:
-            event_type, topic = pair
-            schema = self._format.schema(event_type)
-            if schema is None:
+            if self._pauses.seconds_left(_name(pair)):
                 continue
-            if outage is not None:
-                outages[pair] = outage
-                continue
-            on_progress()
-            subject = self._subject(topic, schema.name)
-            try:
-                self._encoders[pair] = schema.register(
-                    self._registry, topic=topic, subject=subject, register=self._register
-                )
-            except SchemaProblem as error:
-                failure = TransientError(f"schema of {event_type!r}, subject {subject!r}: {error}")
-                failure.__cause__ = error
-                failure.reason = f"no schema for {event_type!r} in the registry"
-                self._problems[pair] = failure
-            except SchemaForbidden as error:
-                outages[pair] = error
-            except BackendUnavailable as error:
-                outages[pair] = outage = error
-        return outages
+            if outage is None:
+                on_progress()
+                outage = self._ask(pair)
+            else:
+                self._errors[pair] = outage
+            if isinstance(self._errors.get(pair), BackendUnavailable):
+                waiting.append(pair)
+        return waiting
+
+    def _ask(self, pair: Pair) -> BackendUnavailable | None:
+        """Ask for one schema; return the error of a registry that does not answer."""
+        event_type, topic = pair
+        schema = self._format.schema(event_type)
+        self._tried[pair] = None
+        try:
+            self._encoders[pair] = schema.register(
+                self._registry,
+                topic=topic,
+                subject=self._subject(topic, schema.name),
+                register=self._register,
+            )
+            self._errors.pop(pair, None)
+        except (SchemaProblem, SchemaForbidden) as error:
+            self._errors[pair] = error
+        except BackendUnavailable as error:
+            self._errors[pair] = self._outage = error
+            self._unanswered = pair
+            return error
+        if self._unanswered == pair:
+            self._unanswered = None
+        self._pauses.succeeded(REGISTRY)
+        if not isinstance(self._errors.get(pair), SchemaForbidden):
+            self._pauses.succeeded(_name(pair))
+        return None
+
+    def _failure(self, message: Message, topic: str) -> TransientError:
+        """Return the error of an event whose schema the registry has not given."""
+        event_type = message.event_type
+        pair = event_type, topic
+        error = self._errors[pair]
+        subject = self._subject(topic, self._format.schema(event_type).name)
+        text = f"schema of {event_type!r}, subject {subject!r}: {error}"
+        if isinstance(error, SchemaProblem):
+            failure = TransientError(text)
+            failure.reason = f"no schema for {event_type!r} in the registry"
+        else:
+            name = _name(pair)
+            left = max(map(self._pauses.seconds_left, (name, REGISTRY)))
+            if isinstance(error, SchemaForbidden):
+                hint = "write, or set 'register' to False" if self._register else "read it"
+                text += f"; allow it to {hint}"
+            failure = TransientError(text, spends_retry=False, retry_after=left)
+            failure.waits_for = name
+            failure.sent = self._is_first(pair, message)
+            verb = "refuses the schema" if isinstance(error, SchemaForbidden) else "is unavailable"
+            failure.reason = f"the schema registry {verb}"
+        failure.__cause__ = error
+        return failure
+
+    def _is_first(self, pair: Pair, message: Message) -> bool:
+        """Return True for the first event of a pair that was asked for with this batch."""
+        if pair not in self._tried:
+            return False
+        self._tried[pair] = self._tried[pair] or message
+        return self._tried[pair] is message
 
     def encode(self, message: Message, topic: str) -> WireMessage:
         """Return a message in binary mode, with its data in the wire format.
@@ -140,8 +208,8 @@ class ValueWriter:
         if wire.body is None:
             return wire
         pair = message.event_type, topic
-        if pair in self._problems:
-            raise self._problems[pair]
+        if pair not in self._encoders:
+            raise self._failure(message, topic)
         try:
             body = self._encoders[pair](parse_json(wire.body))
         except Mismatch as error:
@@ -178,3 +246,8 @@ class ValueWriter:
             return None
         location = {"schemaIdLocation": "payload", "schemaIdPayloadEncoding": "confluent"}
         return {**schema.members, "bindings": {"kafka": location}}
+
+
+def _name(pair: Pair) -> str:
+    """Return the name of a pair, as that for which events wait."""
+    return " ".join(pair)
