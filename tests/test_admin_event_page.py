@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from django_broadcaster.dashboard.event_page import config, payload
 from django_broadcaster.inbox_notes import note_identity
 from django_broadcaster.models import InboxEvent, OutboxEvent, OutboxWebhookEndpoint
 from django_broadcaster.publishers import publisher
@@ -55,6 +57,19 @@ def offered(client: Client, event: OutboxEvent) -> list[str]:
     """The kinds of moves that the page of an event has buttons for."""
     page = client.get(page_url(event)).content.decode()
     return [kind for kind in ("retry", "cancel", "replay") if move_url(event, kind) in page]
+
+
+@pytest.mark.parametrize(
+    ("show", "column"),
+    [(payload, "data"), (config, "publisher_config")],
+)
+def test_page_shows_a_lone_surrogate_as_its_escape_sequence(
+    show: Callable[[OutboxEvent], str], column: str
+) -> None:
+    """A row that was written without the publish call may have one, and UTF-8 can't encode it."""
+    columns = {"event_id": "e-1", "source": "/shop", "event_type": "order.placed"}
+    event = OutboxEvent(**columns, **{column: {"note": "\ud800"}})
+    assert b"\\ud800" in show(event).encode()
 
 
 @pytest.mark.parametrize(

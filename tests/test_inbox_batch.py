@@ -19,7 +19,7 @@ from django_broadcaster.backends import LocalBackend
 from django_broadcaster.backends.base import Message, Outcome
 from django_broadcaster.events import CloudEvent
 from django_broadcaster.exceptions import AfterCommitFailed, Rejected, TransientError
-from django_broadcaster.inbox_batch import SharedTransaction
+from django_broadcaster.inbox_batch import _REPEATABLE, SharedTransaction
 from django_broadcaster.registry import HandlerFunction, event_registry
 from django_broadcaster.relay.separate_thread import SeparateThread
 from tests.app.models import Order
@@ -406,6 +406,51 @@ def test_a_change_behind_set_shares_no_transaction(routed: str) -> None:
     register(failing_for("c1", ValueError("no"), []), "here")
     LocalBackend(alias="default").send_batch(messages("a1", "b1", "c1"))
     assert orders("mariadb") == ["a1", "b1", "c1"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_repeatable"),
+    [
+        ("SELECT 1", True),
+        ("SELECT 1;", True),
+        ("\n select intro FROM forks", True),
+        ("SHOW TABLES", True),
+        ("EXPLAIN SELECT 1", True),
+        ("SET SQL_AUTO_IS_NULL = 0", True),
+        ("SET SQL_AUTO_IS_NULL = 0; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", True),
+        ("SET NAMES utf8mb4;", True),
+        ("SET default_role_of_app = 1", True),
+        ("SELECT 1; DELETE FROM t", False),
+        ("SELECT * INTO copies FROM t", False),
+        ("SELECT 1 INTO OUTFILE 'x'", False),
+        ("SELECT * FROM t FOR UPDATE", False),
+        ("SELECT * FROM t FOR SHARE", False),
+        ("SELECT * FROM t FOR NO KEY UPDATE", False),
+        ("SELECT * FROM t FOR\nKEY SHARE", False),
+        ("EXPLAIN ANALYZE DELETE FROM t", False),
+        ("EXPLAIN (BUFFERS, ANALYSE) DELETE FROM t", False),
+        ("SET GLOBAL a = 1", False),
+        ("SET PERSIST a = 1", False),
+        ("SET PERSIST_ONLY a = 1", False),
+        ("SET @@GLOBAL.a = 1", False),
+        ("SET @@persist.a = 1", False),
+        ("SET SESSION a = 1, GLOBAL b = 2", False),
+        ("SET a = 1; SET @@global.b = 2", False),
+        ("SET DEFAULT ROLE admin FOR ada", False),
+        ("SET PASSWORD = 'x'", False),
+        ("SET STATEMENT a = 1 FOR DELETE FROM t", False),
+        ("SET  STATEMENT a = 1 FOR DELETE FROM t", False),
+        ("SET /* */ STATEMENT a = 1 FOR DELETE FROM t", False),
+        ("SET a = 1; DELETE FROM t", False),
+        ("INSERT INTO t VALUES (1)", False),
+        ("WITH gone AS (DELETE FROM t RETURNING 1) SELECT * FROM gone", False),
+    ],
+)
+def test_a_statement_on_another_database_may_be_repeated_if_it_changes_nothing(
+    statement: str, is_repeatable: bool
+) -> None:
+    """A rollback of the inbox's database would not undo it."""
+    assert bool(_REPEATABLE.match(statement)) == is_repeatable
 
 
 def test_a_handler_may_read_another_database_in_a_batch(routed: str, calls: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -328,6 +328,27 @@ def test_the_limit_includes_the_events_of_earlier_passes(handlers: list[str]) ->
                 drain(limit=3)
     finally:
         event_registry.unregister("testing.many")
+
+
+@pytest.mark.parametrize("status", ["pending", "scheduled", "retry"])
+def test_due_events_of_another_backend_are_left_by_the_limit(status: str) -> None:
+    """Also those that no relay has made pending yet."""
+    with override_settings(OUTBOX_PUBLISHERS=TWO):
+        place("1", backend="one")
+        place("2", backend="two")
+        OutboxEvent.objects.filter(publisher_backend="two").update(status=status)
+        with pytest.raises(AssertionError, match=r"limit of 1 events is reached.*\n  .* '2'"):
+            drain(limit=1)
+
+
+@pytest.mark.parametrize("status", ["scheduled", "retry"])
+def test_events_that_are_due_later_are_not_left(status: str) -> None:
+    """They wait for their time, and not because of the limit."""
+    place("1")
+    later = timezone.now() + timedelta(hours=1)
+    OutboxEvent.objects.update(status=status, scheduled_at=later)
+    place("2")
+    assert [event.subject for event in drain(limit=1)] == ["2"]
 
 
 @pytest.mark.parametrize("limit", [3, 4, 5])

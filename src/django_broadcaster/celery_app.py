@@ -73,7 +73,7 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
         if given["name"] == _CHORD_UNLOCK:
             nesting = _nesting_of_body(given)
             kwargs["replaced_task_nesting"] = given["replaced_task_nesting"] = nesting
-        further = {**given, **given.get("options", {})}
+        further = {**self._options_of_task(given), **given, **given.get("options", {})}
         parent = self.current_worker_task
         if parent and _continues(parent.request, further):
             return self.send_task_now(*args, **kwargs)
@@ -112,6 +112,15 @@ class OutboxCelery(Celery):  # type: ignore[misc]  # Celery has no types
     def send_task_now(self, *args: Any, **kwargs: Any) -> Any:
         """Send a call to the broker at once, as `Celery.send_task` does."""
         return super().send_task(*args, **kwargs)
+
+    def _options_of_task(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a task that is called by its name, as far as they matter here.
+
+        Celery adds them when the relay sends the call. A time would begin only then.
+        """
+        task = None if given.get("task_type") else self._tasks.get(given["name"])
+        found = {name: getattr(task, name, None) for name in ("ignore_result", "expires")}
+        return {name: value for name, value in found.items() if value}
 
     def _require_backend_of_results(self, options: dict[str, Any]) -> None:
         """Raise ImproperlyConfigured for a result that would be lost.
@@ -153,7 +162,9 @@ def _nesting_of_body(given: dict[str, Any]) -> int:
 
     `celery.chord_unlock` gets this number too, since it continues a task as the body does.
     """
-    _, body, *_ = given["args"]
+    arguments: Any = given.get("args") or ()
+    keywords = given.get("kwargs") or {}
+    body = arguments[1] if len(arguments) > 1 else keywords.get("callback") or {}
     return body.get("options", {}).get("replaced_task_nesting") or 0
 
 

@@ -33,13 +33,17 @@ MOST_CALLS: Final = 190
 """Calls that one transaction may hold: the parameters of their notes, by SQLite's lowest limit."""
 
 _REPEATABLE = re.compile(
-    r"\s*(select|show|explain)\b(?!.*(;\s*\S|\bfor\s+(update|share|no\s+key)))"
-    r"|\s*(set\s+(?!(statement|global|persist|password)\b)[^;]+(;\s*|$))+$",
+    r"\s*(select|show|explain)\b"
+    r"(?!.*(;\s*\S|\binto\b|\bfor\s+(update|share|no\s+key|key)|\banaly[sz]e\b))"
+    r"|\s*(set\s+(?!\s|statement\b|password\b|default\s+role\b)"
+    r"(?!.*(\b(global|persist|persist_only)\b|/\*))[^;]+(;\s*|$))+$",
     re.I | re.S,
 )
 """Statements on another database that may be repeated: reads, and SET for the session.
 
-Django begins a connection to MariaDB or MySQL with SET. MariaDB's SET STATEMENT runs a statement.
+Django begins a connection to MariaDB or MySQL with SET. MariaDB's SET STATEMENT runs a statement,
+and EXPLAIN ANALYZE runs the one that it explains. The word of a change anywhere in a statement is
+enough to refuse it, since a shared transaction only saves time.
 """
 
 

@@ -78,6 +78,7 @@ class ParcelPacked:
 @publishes(
     created=ParcelPacked,
     updated="parcel.changed",
+    deleted="parcel.deleted",
     source="/tests/parcels",
     fields={"parcel_id": "pk", "weight": "kilos"},
 )

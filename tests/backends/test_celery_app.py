@@ -212,9 +212,48 @@ def test_result_backend_that_would_lose_results_is_refused(app: OutboxCelery, qu
     with pytest.raises(ImproperlyConfigured, match="result_backend: must not be 'rpc://'"):
         app.tasks["shop.add"].delay(1)
     app.tasks["shop.note"].delay()
+    app.send_task("shop.note")
+    with pytest.raises(ImproperlyConfigured, match="result_backend: must not be 'rpc://'"):
+        app.send_task("shop.note", ignore_result=False)
     app.conf.task_ignore_result = True
     app.send_task("shop.add", (1,))
-    assert OutboxEvent.objects.count() == 2
+    assert OutboxEvent.objects.count() == 3
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_task_that_is_called_by_its_name_expires_from_the_call_on(
+    app: OutboxCelery, broker: str, queue: str
+) -> None:
+    """And not from the moment when the relay sends it; an option of the call goes first."""
+    app.task(name="shop.soon", expires=60)(note)
+    app.finalize()
+    before = timezone.now()
+    for options in ({}, {"expires": None}):
+        app.send_task("shop.soon", **options)
+    after = timezone.now()
+    publisher.process_pending_events()
+    soon, never = (call.headers["expires"] for call in take(broker, queue))
+    minute = timedelta(seconds=60)
+    assert before + minute <= datetime.fromisoformat(soon) <= after + minute
+    assert never is None
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+@pytest.mark.parametrize(
+    ("arguments", "nesting"),
+    [
+        ({"kwargs": {"group_id": "g", "callback": {"options": {}}}}, 0),
+        ({"kwargs": {"group_id": "g", "callback": {"options": {"replaced_task_nesting": 2}}}}, 2),
+        ({"args": ["g", {"options": {"replaced_task_nesting": 1}}]}, 1),
+        ({}, 0),
+    ],
+)
+def test_end_of_a_chord_can_be_called_with_any_arguments(
+    app: OutboxCelery, arguments: dict[str, Any], nesting: int
+) -> None:
+    """Its body may be given by position or by name; a call without one fails in the worker."""
+    app.send_task("celery.chord_unlock", **arguments)
+    assert OutboxEvent.objects.get().data["options"]["replaced_task_nesting"] == nesting
 
 
 @pytest.mark.parametrize("broker", ["redis"], indirect=True)

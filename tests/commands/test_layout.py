@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import threading
@@ -18,7 +19,7 @@ from django.utils import timezone
 from django_broadcaster.amounts import counted, duration
 from django_broadcaster.management import commands
 from django_broadcaster.management.commands import outbox_tail
-from django_broadcaster.management.output import Bad, as_table
+from django_broadcaster.management.output import Bad, as_json, as_table
 from django_broadcaster.models import OutboxAttempt, OutboxEvent
 from tests.support.events import publish
 from tests.support.terminal import Terminal
@@ -257,3 +258,11 @@ def test_lines_of_tail_are_aligned() -> None:
     assert "1291" in second
     for row in rows:
         assert "eee" not in narrow.line(row)
+
+
+def test_json_has_only_what_a_terminal_can_show() -> None:
+    """Control characters and lone surrogates are escaped, and other text is not."""
+    value = ["\x1b\x9b", "\ud800", "ä"]
+    text = as_json(value, on_one_line=True)
+    assert text == r'["\u001b\u009b", "\ud800", "ä"]'
+    assert json.loads(text) == value

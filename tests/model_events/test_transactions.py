@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from django.test.utils import isolate_apps
 from django_broadcaster.exceptions import WrongTransaction
 from django_broadcaster.model_events import (
     PublishingManager,
+    PublishingQuerySet,
     model_events,
     publishes,
     rows,
@@ -27,7 +29,7 @@ from django_broadcaster.model_events.publication import is_suppressed
 from tests.app.models import Customer, Folder, Item, Parcel, SpecialItem
 from tests.publishers.statements import statements
 from tests.publishers.threads import threads, waits_for_lock
-from tests.support.databases import ANY, SERVERS
+from tests.support.databases import ANY, POSTGRESQL, SERVERS
 from tests.support.routing import OneDatabase
 from tests.support.waiting import wait_until
 
@@ -96,6 +98,18 @@ def test_the_methods_of_querysets_open_a_transaction(plain_model: type[models.Mo
     assert len(published()) == 5
 
 
+@pytest.mark.parametrize("database", ANY, indirect=True)
+def test_a_model_without_deleted_keeps_fast_deletes(
+    plain_model: type[models.Model], outbox: str
+) -> None:
+    """Without receivers, Django deletes by one statement."""
+    manager: Any = plain_model._default_manager
+    manager.bulk_create([plain_model(name="Ada"), plain_model(name="Eve")])
+    with transaction.atomic(outbox), statements() as run:
+        manager.all().delete()
+    assert [each.split()[0] for each in run] == ["DELETE"]
+
+
 def test_the_transaction_of_a_test_case_does_not_count(
     plain_model: type[models.Model], outbox: str
 ) -> None:
@@ -153,6 +167,84 @@ def test_a_savepoint_of_a_receiver_takes_its_events_with_it(outbox: str) -> None
         "parcel.changed": 2,
         "item.deleted": 2,
     }
+
+
+@contextmanager
+def _on_deletion(change: Callable[[Item], object]) -> Iterator[None]:
+    """Change the counterpart of an item that is deleted, which is the other one of two."""
+
+    def receiver(instance: Item, **_: Any) -> None:
+        for counterpart in Item.objects.exclude(pk=instance.pk):
+            change(counterpart)
+
+    pre_delete.connect(receiver, sender=Item)
+    try:
+        yield
+    finally:
+        pre_delete.disconnect(receiver, sender=Item)
+
+
+def _delete_once(item: Item) -> None:
+    if item.note != "deleting":
+        models.QuerySet(Item).update(note="deleting")
+        item.delete()
+
+
+def _delete_once_by_queryset(item: Item) -> None:
+    if item.note != "deleting":
+        models.QuerySet(Item).update(note="deleting")
+        Item.objects.filter(pk=item.pk).delete()
+
+
+@pytest.mark.parametrize("order", ["pk", "-pk"])
+@pytest.mark.parametrize("change", [_delete_once, _delete_once_by_queryset])
+def test_rows_that_a_receiver_deletes_are_published_once(
+    outbox: str, change: Callable[[Item], object], order: str
+) -> None:
+    """Although the deletion around it has read them before."""
+    Item.objects.bulk_create([Item(pk=1), Item(pk=2)])
+    clear()
+    with _on_deletion(change):
+        Item.objects.order_by(order).delete()
+    found = [(each.event_type, each.subject) for each in published()]
+    assert sorted(found) == [("item.deleted", "1"), ("item.deleted", "2")]
+
+
+def _save_as_paid(item: Item) -> None:
+    item.status = "paid"
+    item.save()
+
+
+def _save_as_paid_in_savepoint(item: Item) -> None:
+    with transaction.atomic(item._state.db):
+        _save_as_paid(item)
+
+
+def _save_silently(item: Item) -> None:
+    with suppressed():
+        _save_as_paid(item)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _save_as_paid,
+        _save_as_paid_in_savepoint,
+        _save_silently,
+        lambda item: Item.objects.filter(pk=item.pk).update(status="paid"),
+        lambda item: Item.objects.bulk_update([Item(pk=item.pk, status="paid")], ["status"]),
+    ],
+)
+def test_a_deletion_publishes_what_a_receiver_changed(
+    outbox: str, change: Callable[[Item], object]
+) -> None:
+    """The row that is deleted last was changed after the deletion had read it."""
+    Item.objects.bulk_create([Item(pk=1), Item(pk=2)])
+    clear()
+    with _on_deletion(change):
+        Item.objects.all().delete()
+    statuses = {each.data["status"] for each in published() if each.event_type == "item.deleted"}
+    assert statuses == {"new", "paid"}
 
 
 def _change_at_once(outbox: str, change: Callable[[Item], object]) -> list[tuple[str, str]]:
@@ -300,6 +392,9 @@ def test_a_deletion_evaluates_its_conditions_when_it_has_the_locks(outbox: str) 
     [
         lambda: Item.objects.order_by("-pk").update(status="paid"),
         lambda: Item.objects.order_by("-pk").delete(),
+        lambda: Item.objects.bulk_update(
+            [Item(pk=pk, status="paid") for pk in (2, 1)], ["status"], batch_size=1
+        ),
     ],
 )
 def test_bulk_changes_lock_rows_in_one_order(
@@ -316,6 +411,55 @@ def test_bulk_changes_lock_rows_in_one_order(
             Item.objects.select_for_update().get(pk=2)
         done.result(20)
     assert Item.objects.filter(status="new").count() == 0
+
+
+@pytest.mark.parametrize("database", POSTGRESQL, indirect=True)
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda folder: folder.delete(),
+        lambda folder: Folder.objects.all().delete(),
+        lambda folder: models.QuerySet(Folder).delete(),
+    ],
+)
+def test_a_deletion_does_not_deadlock_with_a_change_of_a_referenced_row(
+    outbox: str, delete: Callable[[Folder], object]
+) -> None:
+    """A transaction that refers to a row holds FOR KEY SHARE, and may change the row then."""
+    folder = Folder.objects.create(name="before")
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            with connections[outbox].cursor() as cursor:
+                cursor.execute(f"SELECT FROM {Folder._meta.db_table} FOR KEY SHARE")
+            done = start(lambda: delete(folder))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the deletion waits")
+            Folder.objects.update(name="after")
+        done.result(20)
+    assert [each.data["name"] for each in published()] == ["after"]
+
+
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.update(status="paid"),
+        lambda found: found.delete(),
+    ],
+)
+def test_a_bulk_change_ignores_the_lock_of_its_queryset(
+    outbox: str, change: Callable[[PublishingQuerySet[Item]], object]
+) -> None:
+    """As Django does: DISTINCT works with it, and SKIP LOCKED leaves no row out."""
+    Item.objects.create()
+    change(Item.objects.select_for_update().distinct())
+    item = Item.objects.create()
+    with threads(1) as start:
+        with transaction.atomic(outbox):
+            Item.objects.select_for_update().get(pk=item.pk)
+            done = start(lambda: change(Item.objects.select_for_update(skip_locked=True)))
+            wait_until(lambda: waits_for_lock(outbox), 20, "the change waits")
+        done.result(20)
+    assert not Item.objects.filter(status="new").exists()
 
 
 @pytest.mark.parametrize("database", ANY, indirect=True)

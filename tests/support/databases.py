@@ -11,5 +11,10 @@ SERVERS = [
 ]
 """Databases that several can write to at a time, and that can be away."""
 
+POSTGRESQL = [
+    alias for alias in SERVERS if settings.DATABASES[alias]["ENGINE"].endswith("postgresql")
+]
+"""Databases with locks that others do not have."""
+
 ANY = DATABASES[-1:]
 """The quickest one, for what no database makes a difference to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -205,6 +206,16 @@ def test_dictionary_that_a_task_returns_is_the_data(
     page = page_of(admin_client, OutboxTaskRun.objects.get())
     assert "&quot;number&quot;: &quot;(hidden)&quot;" in page
     assert "42345" not in page
+
+
+@in_the_admin
+def test_page_shows_a_return_value_that_is_no_utf8(outbox: str, admin_client: Client) -> None:
+    """JSON holds a lone surrogate, which the page shows as its escape sequence."""
+    tasks.add.enqueue(1, 2)
+    run()
+    outcome = json.dumps({"return_value": ["\ud800"], "errors": []})
+    OutboxTaskRun.objects.update(outcome=outcome)
+    assert "&quot;\\ud800&quot;" in page_of(admin_client, OutboxTaskRun.objects.get())
 
 
 @in_the_admin

@@ -36,8 +36,11 @@ def text_block(text: Any) -> SafeString:
 
 
 def shortened(text: Any, longest: int = LONGEST_TEXT) -> str:
-    """Return a text, cut off after `longest` characters."""
-    whole = str(text)
+    """Return a text, cut off after `longest` characters.
+
+    A lone surrogate, which JSON may have and a page can't, is shown as its escape sequence.
+    """
+    whole = str(text).encode(errors="backslashreplace").decode()
     if len(whole) <= longest:
         return whole
     more = _("… %(count)d more characters") % {"count": len(whole) - longest}

@@ -23,8 +23,8 @@ LEAST_ROOM = 24
 
 _NUMBER = re.compile(r"~?\d[\d,]*[+%]?")
 
-_CONTROLS = re.compile("[\x7f-\x9f]")
-"""Control characters that JSON does not escape."""
+_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")
+"""Control characters that JSON does not escape, and lone surrogates, which no output encodes."""
 
 BAR_WIDTH = 30
 LINE_SECONDS = 5.0
@@ -32,10 +32,10 @@ LINE_SECONDS = 5.0
 
 
 def as_json(value: Any, *, on_one_line: bool = False) -> str:
-    """Return a value as JSON, with all control characters escaped."""
+    """Return a value as JSON, with control characters and lone surrogates escaped."""
     indent = None if on_one_line else 2
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def printable(text: str) -> str:

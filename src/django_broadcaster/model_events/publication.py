@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connections, models, transaction
 
 from django_broadcaster.publishers import publisher
 
+from .rows import Row
+
 Keywords = dict[str, Any]
 """The arguments of `publish_event`."""
 
 _suppressed: ContextVar[tuple[type[models.Model], ...]] = ContextVar("suppressed", default=())
-_gathered: ContextVar[tuple[str, list[str], list[Keywords]] | None]
-_gathered = ContextVar("gathered", default=None)
-"""The database, the open savepoints, and the events so far of the current `gathered` block."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The events and rows of a `gathered` block so far."""
+
+    using: str
+    savepoints: list[str]
+    """The savepoints that were open at its beginning."""
+    outer: Block | None
+    events: list[Keywords] = field(default_factory=list)
+    locked: dict[type[models.Model], dict[Any, Row]] = field(default_factory=dict)
+    """Rows that are locked and unchanged since they were read, by model and primary key."""
+    deleted: set[tuple[type[models.Model], Any]] = field(default_factory=set)
+    """The rows whose deletion is in `events`, by model and primary key."""
+
+
+_gathered: ContextVar[Block | None] = ContextVar("gathered", default=None)
 
 
 @contextmanager
@@ -43,21 +61,22 @@ def is_suppressed(model: type[models.Model]) -> bool:
 
 
 @contextmanager
-def gathered(using: str) -> Iterator[None]:
+def gathered(using: str) -> Iterator[Block]:
     """Write the events of all changes of a block at its end, by one call, in their order.
 
     Changes within a savepoint of their own write theirs at once, since it may be rolled back alone.
     """
-    if _pending(using) is not None:
-        yield
+    block = current_block(using)
+    if block is not None:
+        yield block
         return
-    events: list[Keywords] = []
-    token = _gathered.set((using, _savepoints(using), events))
+    block = Block(using, _savepoints(using), _gathered.get())
+    token = _gathered.set(block)
     try:
-        yield
+        yield block
     finally:
         _gathered.reset(token)
-    publish(events, using)
+    publish(block.events, using)
 
 
 def publish(events: list[Keywords], using: str) -> None:
@@ -65,9 +84,9 @@ def publish(events: list[Keywords], using: str) -> None:
 
     Raises PublishError. The transaction can then only be rolled back: the changes are made already.
     """
-    pending = _pending(using)
-    if pending is not None:
-        pending.extend(events)
+    block = current_block(using)
+    if block is not None:
+        block.events.extend(events)
         return
     with transaction.mark_for_rollback_on_error(using):
         if len(events) == 1:
@@ -76,12 +95,26 @@ def publish(events: list[Keywords], using: str) -> None:
             publisher.publish_events(events, using=using)
 
 
-def _pending(using: str) -> list[Keywords] | None:
-    """Return the events of the `gathered` block, if a change made now commits with it."""
+def current_block(using: str) -> Block | None:
+    """Return the `gathered` block, if a change made now commits with it."""
     block = _gathered.get()
-    if block is None or block[:2] != (using, _savepoints(using)):
+    if block is None or (block.using, block.savepoints) != (using, _savepoints(using)):
         return None
-    return block[2]
+    return block
+
+
+def forget_rows(model: type[models.Model], using: str, pks: Collection[Any] | None = None) -> None:
+    """Forget locked rows that were changed since they were read, by default all of a model.
+
+    They are read again if they are needed. So this is right even if the change is rolled back.
+    """
+    block = _gathered.get()
+    while block is not None:
+        if block.using == using:
+            rows = block.locked.get(model, {})
+            for pk in list(rows) if pks is None else pks:
+                rows.pop(pk, None)
+        block = block.outer
 
 
 def _savepoints(using: str) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from django.db import NotSupportedError, connections, models, transaction
 
 from .declarations import ModelEvents, model_events
-from .publication import Keywords, gathered, is_suppressed, publish
-from .rows import CHUNK, LOCKED, Among, Row, chunks_of, read_rows
+from .publication import Block, Keywords, forget_rows, gathered, is_suppressed, publish
+from .rows import CHUNK, Among, Row, chunks_of, read_rows
 
 M = TypeVar("M", bound=models.Model)
 
@@ -53,6 +53,8 @@ class PublishingQuerySet(models.QuerySet[M]):
             )
         if declared:
             self._check_returns_keys(objs, using)
+        if update_conflicts:
+            self._forget()
         with transaction.atomic(using, savepoint=False):
             found = super().bulk_create(
                 objs, batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields
@@ -64,10 +66,16 @@ class PublishingQuerySet(models.QuerySet[M]):
     def bulk_update(
         self, objs: Iterable[M], fields: Iterable[str], batch_size: int | None = None
     ) -> int:
-        """Update the given fields of objects by `update`, in batches of 500 or less."""
-        fields = list(fields)
+        """Update the given fields of objects by `update`, in batches of 500 or less.
+
+        Its batches are in the order of the primary keys, in which every change locks rows.
+        """
+        objs, fields = list(objs), list(fields)
         if any(each.updated and each.saves(fields) for each in self._published()):
             batch_size = CHUNK if batch_size is None else min(batch_size, CHUNK)
+            if all(obj.pk is not None for obj in objs):  # otherwise Django raises an error
+                to_python = self.model._meta.pk.to_python
+                objs.sort(key=lambda obj: to_python(obj.pk))
         return super().bulk_update(objs, fields, batch_size)
 
     def update(self, **kwargs: Any) -> int:
@@ -76,6 +84,7 @@ class PublishingQuerySet(models.QuerySet[M]):
         Its rows are locked and read in the order of their primary keys, 500 at a time; updated by
         one statement, which evaluates the queryset's conditions once; and read again.
         """
+        self._forget()
         declared = [each for each in self._published() if each.updated and each.saves(kwargs)]
         if not declared or self.query.is_sliced or self.query.combinator:  # the last two raise
             return super().update(**kwargs)
@@ -112,16 +121,17 @@ class PublishingQuerySet(models.QuerySet[M]):
         those of cascades one by one.
         """
         using = self._db_for_write()
-        with transaction.atomic(using, savepoint=False), gathered(using):
-            found = super(PublishingQuerySet, self._locked(using)).delete()
+        with transaction.atomic(using, savepoint=False), gathered(using) as block:
+            self._lock(block)
+            found = super(PublishingQuerySet, self.using(using)).delete()
         self._result_cache = None
         return found
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
 
-    def _locked(self, using: str) -> Self:
-        """Return this queryset, with its rows that are there now, which are locked and read.
+    def _lock(self, block: Block) -> None:
+        """Lock and read the rows that are there now, for the deletion in this block.
 
         Rows that meet the conditions only later are deleted, too, and read one by one.
         """
@@ -131,20 +141,20 @@ class PublishingQuerySet(models.QuerySet[M]):
         query, has_values = self.query, getattr(self, "_fields", None) is not None
         is_refused = query.is_sliced or query.combinator or query.distinct_fields or has_values
         if not declared or is_refused:  # Django raises an error for the latter
-            return self
-        pks = self._pks(using)
-        rows: dict[type[models.Model], dict[Any, Row]] = {}
+            return
+        pks = self._pks(block.using)
         for each in declared:
-            rows[each.model] = {}
+            rows = block.locked.setdefault(each.model, {})
             for chunk in chunks_of(pks):
-                rows[each.model] |= read_rows(each.model, chunk, each.names, using, lock=True)
-        locked = self.using(using)
-        setattr(locked, LOCKED, rows)
-        return locked
+                rows |= read_rows(
+                    each.model, chunk, each.names, block.using, lock=True, deletes=True
+                )
 
     def _pks(self, using: str) -> list[Any]:
         """Return the primary keys of the rows, in the order in which every change locks them."""
         found = self.using(using).values_list("pk", flat=True)
+        # Django's own statements drop it; here DISTINCT may refuse it, and it may leave rows out.
+        found.query.select_for_update = False
         if not self.query.distinct_fields:  # these choose rows by the queryset's own order
             found = found.order_by("pk")
         return list(dict.fromkeys(found))
@@ -152,6 +162,11 @@ class PublishingQuerySet(models.QuerySet[M]):
     def _db_for_write(self) -> str:
         self._for_write = True  # without this, `db` would be where the router reads
         return self.db
+
+    def _forget(self) -> None:
+        """Forget the rows that a deletion around this change has read."""
+        for each in model_events.of(self.model):
+            forget_rows(each.model, self._db_for_write())
 
     def _published(self) -> list[ModelEvents]:
         return [] if is_suppressed(self.model) else model_events.of(self.model)

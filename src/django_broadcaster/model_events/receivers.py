@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import connections, models
@@ -12,8 +12,8 @@ from django_broadcaster.exceptions import WrongTransaction
 from django_broadcaster.publishing import has_transaction
 
 from .declarations import ModelEvents, model_events
-from .publication import Keywords, is_suppressed, publish
-from .rows import LOCKED, Row, read_rows
+from .publication import Keywords, current_block, forget_rows, is_suppressed, publish
+from .rows import Row, read_rows
 
 _BEFORE = "_django_broadcaster_before"
 """The attribute of an object's `_state` with its rows before a save or a deletion, by model."""
@@ -32,6 +32,8 @@ def _receivers(model: type[models.Model]) -> list[tuple[ModelSignal, Any]]:
         found += [(pre_save, _before_save), (post_save, _after_save)]
     if any(each.deleted and each.is_table_of(model) for each in model_events.of(model)):
         found += [(pre_delete, _before_delete), (post_delete, _after_delete)]
+    if any(each.deleted for each in model_events.of(model)):
+        found += [(post_save, _forget)]
     return found
 
 
@@ -54,7 +56,11 @@ def _before_save(
             "commit with it; wrap the call in transaction.atomic(), or let the model inherit from "
             "PublishingModel"
         )
-    before = {each.model: _row(each, instance, using) for each in concerned if each.updated}
+    before = {
+        each.model: _row(each, instance, using)
+        for each in concerned
+        if each.updated or (each.created and not each.is_table_of(sender))
+    }
     setattr(instance._state, _BEFORE, before)
 
 
@@ -73,7 +79,7 @@ def _after_save(
     events: list[Keywords] = []
     for each in _published_by(sender, raw):
         old = before.get(each.model)
-        # A child may be created for a row of its parent that exists.
+        # A child may be created for a row of its parent that exists already.
         event = each.created if created and old is None else each.updated
         if event is None or not each.saves(update_fields):
             continue
@@ -84,31 +90,50 @@ def _after_save(
 
 
 def _before_delete(
-    sender: type[models.Model], instance: models.Model, using: str, origin: Any = None, **_: Any
+    sender: type[models.Model], instance: models.Model, using: str, **_: Any
 ) -> None:
     """Lock the row, and keep its last values: after the deletion it can't be read.
 
     A `PublishingQuerySet` has locked its rows, in few statements. Other rows are read one by one:
-    those of cascades, which may be of the same model, and those that were not in the queryset yet.
+    those of cascades, those that were not in the queryset yet, and those that were changed since.
     """
-    locked: Mapping[type[models.Model], Mapping[Any, Row]] = getattr(origin, LOCKED, {})
+    block = current_block(using)
     rows: dict[type[models.Model], Row | None] = {}
     for each in _deletions(sender):
-        row = locked.get(each.model, {}).get(instance.pk)
-        rows[each.model] = _row(each, instance, using) if row is None else row
+        row = block.locked.get(each.model, {}).get(instance.pk) if block else None
+        if row is None:
+            row = _row(each, instance, using, deletes=True)
+        if row is not None and block:
+            block.deleted.discard((each.model, row[each.pk]))
+        rows[each.model] = row
     setattr(instance._state, _BEFORE, rows)
 
 
 def _after_delete(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
-    """Publish `deleted`, unless another transaction had deleted the row already."""
+    """Publish `deleted`, unless another transaction or a receiver had deleted the row already."""
+    _forget(sender, instance, using)
     rows: dict[type[models.Model], Row | None]
     rows = instance._state.__dict__.pop(_BEFORE, {})
-    events = [
-        each.event(each.deleted, row)
-        for each in _deletions(sender)
-        if each.deleted and (row := rows.get(each.model)) is not None
-    ]
+    block = current_block(using)
+    events: list[Keywords] = []
+    for each in _deletions(sender):
+        row = rows.get(each.model)
+        if row is None or each.deleted is None:
+            continue
+        if block:
+            identity = each.model, row[each.pk]
+            if identity in block.deleted:
+                continue
+            block.deleted.add(identity)
+        events.append(each.event(each.deleted, row))
     publish(events, using)
+
+
+def _forget(sender: type[models.Model], instance: models.Model, using: str, **_: Any) -> None:
+    """Forget the row that a deletion around this change has read."""
+    for each in model_events.of(sender):
+        pk = each.model._meta.pk.to_python(getattr(instance, each.pk, instance.pk))
+        forget_rows(each.model, using, [pk])
 
 
 def _deletions(sender: type[models.Model]) -> list[ModelEvents]:
@@ -125,14 +150,22 @@ def _published_by(sender: type[models.Model], raw: bool) -> list[ModelEvents]:
 
 
 def _row(
-    declared: ModelEvents, instance: models.Model, using: str, *, lock: bool = True
+    declared: ModelEvents,
+    instance: models.Model,
+    using: str,
+    *,
+    lock: bool = True,
+    deletes: bool = False,
 ) -> Row | None:
-    """Return the declared fields of an object's row; None if it can have none yet."""
+    """Return the declared fields of an object's row; None if it has none.
+
+    An object that was not loaded may have a row all the same: only a save can take it as new.
+    """
     pk = getattr(instance, declared.pk, None)
     if pk is None:  # a child that has only the link to its parent
         pk = instance.pk
-    is_new = instance._state.adding and declared.is_table_of(type(instance))
+    is_new = not deletes and instance._state.adding and declared.is_table_of(type(instance))
     if pk is None or (is_new and declared.has_own_pk):
         return None
-    rows = read_rows(declared.model, [pk], declared.names, using, lock=lock)
+    rows = read_rows(declared.model, [pk], declared.names, using, lock=lock, deletes=deletes)
     return next(iter(rows.values()), None)

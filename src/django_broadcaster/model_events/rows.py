@@ -14,9 +14,6 @@ from django.db.models.sql.compiler import SQLCompiler
 CHUNK: Final = 500
 """The rows of a statement. SQLite takes 999 parameters, some of which a queryset has itself."""
 
-LOCKED: Final = "_django_broadcaster_locked"
-"""The attribute of a queryset that deletes with its rows by primary key, by model."""
-
 Row = dict[str, Any]
 """The values of a row by the names of their attributes, such as `customer_id`."""
 
@@ -28,17 +25,27 @@ def read_rows(
     using: str,
     *,
     lock: bool,
+    deletes: bool = False,
 ) -> dict[Any, Row]:
     """Return the rows with these primary keys that exist, by primary key.
 
     With `lock`, no other transaction can change them until the end of this one. They are locked in
     the order of the primary keys, so that two calls do not wait for each other.
+
+    Args:
+        model: The model, whose managers are not used.
+        pks: The primary keys, as Python has them.
+        names: The attributes to read.
+        using: The alias of the database.
+        lock: Lock the rows, as an UPDATE does.
+        deletes: Lock them as a DELETE does. Otherwise PostgreSQL would have to make the lock
+            stronger, which deadlocks with a transaction that refers to the row and changes it.
     """
     # A queryset of no manager, since a manager may leave rows out.
     rows: models.QuerySet[Any] = models.QuerySet(model=model, using=using).filter(pk__in=pks)
     if lock:
-        features = connections[using].features
-        rows = rows.select_for_update(no_key=features.has_select_for_no_key_update).order_by("pk")
+        no_key = connections[using].features.has_select_for_no_key_update and not deletes
+        rows = rows.select_for_update(no_key=no_key).order_by("pk")
     found = rows.values_list("pk", *names)
     return {pk: dict(zip(names, values, strict=True)) for pk, *values in found}
 

@@ -105,8 +105,10 @@ class _Run:
 def _raise_for_what_is_left(run: _Run, limit: int) -> None:
     from django_broadcaster.models import OutboxEvent
 
+    # A relay makes due events pending when it delivers their backend, which it may not have done.
+    due = (OutboxEventStatus.PENDING, OutboxEventStatus.SCHEDULED, OutboxEventStatus.RETRY)
     waiting = OutboxEvent.objects.using(router.db_for_write(OutboxEvent)).filter(
-        status=OutboxEventStatus.PENDING, scheduled_at__lte=timezone.now()
+        status__in=due, scheduled_at__lte=timezone.now()
     )
     left = "".join(f"\n  {describe(event)}" for event in waiting.order_by("id")[:SHOWN])
     if not left:
