@@ -36,9 +36,10 @@ NEEDS_MORE = {
     "django_broadcaster.store.psycopg3": "psycopg",
 }
 if sys.version_info < (3, 12):  # the newest Django for it has no tasks
+    tasks = ("backend", "checks", "entry", "results", "runner", "runs", "task_events")
     NEEDS_MORE |= {
-        f"django_broadcaster.tasks.{name}": "django.tasks"
-        for name in ("backend", "results", "runner", "runs", "task_events")
+        "django_broadcaster.admin.task_runs": "django.tasks",
+        **{f"django_broadcaster.tasks.{name}": "django.tasks" for name in tasks},
     }
 
 HANDLERS = """
