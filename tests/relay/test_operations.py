@@ -296,15 +296,15 @@ def test_dead_letters_are_counted_by_their_index(committing: None) -> None:
     connection = connections["default"]
     if connection.vendor != "postgresql":
         pytest.skip("needs PostgreSQL")
-    publish_many(2000, "default", keys=10)
+    publish_many(2000, "default", keys=100)
     events("default").filter(partition_key="k3").update(status="failed")
     events("default").exclude(partition_key="k3").update(status="published")
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE django_broadcaster_outboxevent")
+        cursor.execute("VACUUM ANALYZE django_broadcaster_outboxevent")
     everything = EventSelection(status="failed")
     with CaptureQueriesContext(connection) as queries:
         span = span_of(events("default"), everything)
-        assert estimate_of(events("default"), "retry", everything, span) == (200, True)
+        assert estimate_of(events("default"), "retry", everything, span) == (20, True)
     looks = [each["sql"] for each in queries if "LIMIT" in each["sql"]]
     assert looks
     with connection.cursor() as cursor:
