@@ -61,7 +61,7 @@ test-matrix: $(READY) ## Run it on every supported pair of Python and Django
 	@$(SERVICES) run -- $(PY) -m nox $(ARGS)
 
 test-chaos: $(READY) ## Run the tests that kill, stall and cut off
-	@$(PYTEST) --numprocesses 3 -m chaos $(ARGS)
+	@$(PYTEST) --numprocesses 2 -m chaos $(ARGS)
 
 test-latest: ## Run the backends' tests with the newest release of every client, in .venv-latest
 	$(PYTHON) -m venv .venv-latest

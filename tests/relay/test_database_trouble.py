@@ -312,7 +312,7 @@ def test_a_full_disk_loses_and_repeats_nothing(
     own: OwnDatabase, stream: Stream, workers: Workers, full: Full
 ) -> None:
     """While nothing can be written nothing is sent either; when there is room all goes on."""
-    backlog = publish_many(4000, "own", keys=40)
+    backlog = publish_many(8000, "own", keys=40)
     with full(own) as disk, old_snapshot(own):
         arguments = (*PROMPT, "--batch-size", "100")
         worker = workers.start("own", *arguments, OUTBOX_PUBLISHERS=stream.publishers(REDIS))
